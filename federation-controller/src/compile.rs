@@ -27,7 +27,7 @@ mod external;
 mod gateway;
 mod members;
 mod mesh;
-mod policies;
+pub mod policies;
 pub mod resource;
 mod rules;
 pub mod service;

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
 
@@ -50,6 +51,10 @@ pub struct State {
     inventory: RwLock<Inventory>,
     store: RwLock<Store>,
     changes: watch::Sender<u64>,
+    /// The number of batches of events that were applied to the inventory, written with its lock held.
+    applied: AtomicU64,
+    /// Those of them whose resources are published.
+    published: watch::Sender<u64>,
     /// The controller's counters.
     pub metrics: Metrics,
     /// Cancelled when the controller stops.
@@ -63,6 +68,8 @@ impl State {
             inventory: RwLock::new(inventory),
             store: RwLock::new(Store::default()),
             changes: watch::Sender::new(0),
+            applied: AtomicU64::new(0),
+            published: watch::Sender::new(0),
             metrics,
             stop: CancellationToken::new(),
         })
@@ -87,6 +94,20 @@ impl State {
     /// Returns the number of changes, which increases when resources change.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// Reads the inventory, and waits until all that it had then is published. Returns what was read, and the number of
+    /// changes with which it was published.
+    pub async fn read_published<T>(&self, read: impl FnOnce(&Inventory) -> T) -> (T, u64) {
+        let (found, applied) = {
+            let inventory = self.inventory();
+            (read(&inventory), self.applied.load(Ordering::Relaxed))
+        };
+        let mut published = self.published.subscribe();
+        // The sender lives as long as this state.
+        let _ = published.wait_for(|published| *published >= applied).await;
+        let changes = self.store().changes();
+        (found, changes)
     }
 
     fn inventory_mut(&self) -> RwLockWriteGuard<'_, Inventory> {
@@ -149,6 +170,7 @@ impl Pipeline {
             }
             inventory.apply(event, now);
         }
+        self.state.applied.fetch_add(1, Ordering::Relaxed);
         let groups: Vec<Group> = match inventory.ready() {
             true => connected.iter().map(|(group, _)| group).filter(|of| inventory.take_change(of)).cloned().collect(),
             false => Vec::new(),
@@ -191,6 +213,7 @@ impl Pipeline {
         }
         let first = !self.state.ready();
         let groups = inventory.take_changes(if first { usize::MAX } else { GROUPS });
+        let applied = self.state.applied.load(Ordering::Relaxed);
         let mut incomplete = inventory.incomplete();
         let more = inventory.has_changes();
         drop(inventory);
@@ -210,6 +233,9 @@ impl Pipeline {
         }
         if moved {
             self.state.changes.send_replace(changes);
+        }
+        if !more {
+            self.state.published.send_if_modified(|published| std::mem::replace(published, applied) != applied);
         }
         if more { Instant::now() } else { Instant::now() + WINDOW }
     }

@@ -1,8 +1,12 @@
 //! The status of rules of routing and security policies, in Istio's form: condition `Reconciled`, `observedGeneration`, and a
-//! `validationMessages` entry for each problem.
+//! `validationMessages` entry for each problem. Policies have a condition `Enforced` as well ([`enforcement`]).
 //!
 //! A status is written when it differs from the last one, a bounded number in each interval, objects with problems first. A
 //! restarted controller reads each object before it writes, and writes nothing that is there.
+
+mod enforcement;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -17,16 +21,18 @@ use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use enforcement::{Enforcement, Enforcements, ProxyCount};
+
 use crate::clusters::trouble::{self, Trouble};
-use crate::inventory::RuleState;
+use crate::discovery::Shared;
+use crate::inventory::{Inventory, RuleState};
 use crate::objects::{
     AuthorizationPolicy, DestinationRule, Key, Kind, PeerAuthentication, Record, RequestAuthentication, RuleProblem,
     ServiceEntry, VirtualService, WorkloadEntry,
 };
-use crate::pipeline::State;
 
 /// How often the states of rules are looked at.
-const INTERVAL: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_secs(2);
 /// The number of objects whose status is written in one interval.
 const WRITES: usize = 200;
 /// The number of writes at a time.
@@ -34,24 +40,41 @@ const AT_A_TIME: usize = 4;
 /// Time between attempts while the credential does not permit them.
 const REFUSED: Duration = Duration::from_secs(10 * 60);
 
+/// How often they are looked at while proxies have not acknowledged a policy.
+const SOON: Duration = Duration::from_millis(500);
+
 /// The condition that the controller writes, as Istio's does.
 const CONDITION: &str = "Reconciled";
+/// The condition of security policies: whether the proxies that they select have acknowledged them.
+const ENFORCED: &str = "Enforced";
 
 /// Writes statuses for as long as the controller runs.
-pub(crate) async fn run(state: Arc<State>, client: Client) {
+pub(crate) async fn run(shared: Arc<Shared>, client: Client) {
+    let state = &shared.state;
     let mut written = Written::default();
+    let mut enforcements = Enforcements::default();
     let mut refused: Option<Instant> = None;
     loop {
+        let pause = if enforcements.any_waiting() { SOON } else { INTERVAL };
         tokio::select! {
             () = state.stop.cancelled() => return,
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = tokio::time::sleep(pause) => {}
         }
         if !state.ready() || refused.is_some_and(|until| Instant::now() < until) {
             continue;
         }
         refused = None;
-        let states = state.inventory().rule_states();
-        let due = written.due(states);
+        let (states, published) = tokio::select! {
+            () = state.stop.cancelled() => return,
+            read = state.read_published(Inventory::rule_states) => read,
+        };
+        enforcements.note(&states, published, Instant::now());
+        enforcements.update(&state.inventory(), &shared.proxies, Instant::now());
+        let states = states.into_iter().map(|state| {
+            let enforcement = enforcements.of(&state);
+            StatusOf { state, enforcement }
+        });
+        let due = written.due(states.collect());
         let mut writes = stream::iter(due)
             .map(|of| async {
                 let result = write(client.clone(), &of).await;
@@ -69,11 +92,19 @@ pub(crate) async fn run(state: Arc<State>, client: Client) {
                     refused = Some(Instant::now() + REFUSED);
                 }
                 Err(trouble) => {
-                    tracing::debug!(object = %of.object, %trouble, "a status was not written; trying again")
+                    tracing::debug!(object = %of.state.object, %trouble, "a status was not written; trying again")
                 }
             }
         }
     }
+}
+
+/// What the status of an object says.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct StatusOf {
+    state: RuleState,
+    /// Of a policy that is not refused.
+    enforcement: Option<Enforcement>,
 }
 
 /// What has been written of each object.
@@ -84,35 +115,36 @@ struct Written {
 
 impl Written {
     /// Returns the states that differ from what was written, those with problems first.
-    fn due(&mut self, states: Vec<RuleState>) -> Vec<RuleState> {
-        let mut kept = HashMap::with_capacity(states.len());
+    fn due(&mut self, statuses: Vec<StatusOf>) -> Vec<StatusOf> {
+        let mut kept = HashMap::with_capacity(statuses.len());
         let mut due = Vec::new();
-        for state in states {
-            let key = (state.kind, state.object.clone());
+        for of in statuses {
+            let key = (of.state.kind, of.state.object.clone());
             let known = self.hashes.remove(&key);
-            if known == Some(hash(&state)) {
+            if known == Some(hash(&of)) {
                 kept.extend(known.map(|known| (key, known)));
             } else {
-                due.push(state);
+                due.push(of);
             }
         }
         self.hashes = kept;
-        due.sort_by_key(|state| (state.problems.is_empty(), state.object.clone()));
+        due.sort_by_key(|of| (of.state.problems.is_empty(), of.state.object.clone()));
         due.truncate(WRITES);
         due
     }
 
-    fn note(&mut self, state: &RuleState) {
-        self.hashes.insert((state.kind, state.object.clone()), hash(state));
+    fn note(&mut self, of: &StatusOf) {
+        self.hashes.insert((of.state.kind, of.state.object.clone()), hash(of));
     }
 }
 
-fn hash(state: &RuleState) -> u64 {
-    FixedState::default().hash_one(state)
+fn hash(of: &StatusOf) -> u64 {
+    FixedState::default().hash_one(of)
 }
 
 /// Writes the status of an object, if it differs.
-async fn write(client: Client, state: &RuleState) -> Result<(), Trouble> {
+async fn write(client: Client, of: &StatusOf) -> Result<(), Trouble> {
+    let state = &of.state;
     let resource = match state.kind {
         Kind::DestinationRule => resource::<DestinationRule>(),
         Kind::AuthorizationPolicy => resource::<AuthorizationPolicy>(),
@@ -129,7 +161,7 @@ async fn write(client: Client, state: &RuleState) -> Result<(), Trouble> {
         return Ok(());
     };
     let present = object.data.get("status").cloned().unwrap_or_default();
-    let Some(status) = merged(&present, state, &Timestamp::now().to_string()) else { return Ok(()) };
+    let Some(status) = merged(&present, of, &Timestamp::now().to_string()) else { return Ok(()) };
     let patch = Patch::Merge(json!({"status": status}));
     let sent = objects.patch_status(&state.object.name, &PatchParams::default(), &patch).await;
     sent.map(drop).map_err(|error| trouble::of(&error))
@@ -140,30 +172,50 @@ fn resource<T: Record>() -> ApiResource {
 }
 
 /// Returns the status with which an object has the state, or `None` if it has it already. Conditions of others stay.
-fn merged(present: &Value, state: &RuleState, now: &str) -> Option<Value> {
+fn merged(present: &Value, of: &StatusOf, now: &str) -> Option<Value> {
+    let state = &of.state;
     let messages: Vec<Value> = state.problems.iter().map(message).collect();
-    let (status, reason, text) = condition(state);
+    let same_version = present["observedGeneration"].as_i64() == Some(state.generation);
     let conditions = present["conditions"].as_array().cloned().unwrap_or_default();
     let (own, mut conditions): (Vec<Value>, Vec<Value>) =
-        conditions.into_iter().partition(|condition| condition["type"] == CONDITION);
-    let before = own.first().unwrap_or(&Value::Null);
-    let same = before["status"] == status && before["reason"] == reason && before["message"] == text;
+        conditions.into_iter().partition(|condition| condition["type"] == CONDITION || condition["type"] == ENFORCED);
     let none = Vec::new();
-    let same_messages = *present["validationMessages"].as_array().unwrap_or(&none) == messages;
-    if same && same_messages && present["observedGeneration"].as_i64() == Some(state.generation) {
-        return None;
+    let mut same = same_version && *present["validationMessages"].as_array().unwrap_or(&none) == messages;
+    let mut wanted = vec![(CONDITION, condition(state))];
+    wanted.extend(enforced(of).map(|condition| (ENFORCED, condition)));
+    same &= own.len() == wanted.len();
+    for (kind, (status, reason, text)) in wanted {
+        let before = own.iter().find(|condition| condition["type"] == kind).unwrap_or(&Value::Null);
+        if kind == ENFORCED && status == "False" && same_version && before["status"] == "True" {
+            // A controller that has restarted does not know yet what the proxies have, which keep it.
+            conditions.push(before.clone());
+            continue;
+        }
+        same &= before["status"] == status && before["reason"] == reason && before["message"] == text;
+        let since = match before["lastTransitionTime"].as_str() {
+            Some(since) if before["status"] == status => since,
+            _ => now,
+        };
+        conditions.push(json!({
+            "type": kind, "status": status, "reason": reason, "message": text,
+            "lastTransitionTime": since, "lastProbeTime": now, "observedGeneration": state.generation,
+        }));
     }
-    let since = match before["lastTransitionTime"].as_str() {
-        Some(since) if before["status"] == status => since,
-        _ => now,
+    let status =
+        || json!({"observedGeneration": state.generation, "conditions": conditions, "validationMessages": messages});
+    (!same).then(status)
+}
+
+/// Returns status, reason and message of the condition `Enforced`.
+fn enforced(of: &StatusOf) -> Option<(&'static str, &'static str, String)> {
+    let proxies = |count: ProxyCount| match count.away {
+        0 => format!("{} of {} connected proxies", count.acknowledged, count.connected()),
+        away => format!("{} of {} connected proxies; not connected: {away}", count.acknowledged, count.connected()),
     };
-    conditions.push(json!({
-        "type": CONDITION, "status": status, "reason": reason, "message": text,
-        "lastTransitionTime": since, "lastProbeTime": now,
-    }));
-    Some(json!({
-        "observedGeneration": state.generation, "conditions": conditions, "validationMessages": messages,
-    }))
+    match of.enforcement? {
+        Enforcement::InForce(count) => Some(("True", "Acknowledged", format!("in force in {}", proxies(count)))),
+        Enforcement::Waiting(count) => Some(("False", "Waiting", format!("acknowledged by {}", proxies(count)))),
+    }
 }
 
 /// Returns status, reason and message of the condition.
@@ -187,72 +239,4 @@ fn message(of: &RuleProblem) -> Value {
         "documentationUrl": format!("https://istio.io/latest/docs/reference/config/analysis/{code}/"),
         "message": *of.text,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fake::Fake;
-
-    const VIRTUAL_SERVICES: &str = "/apis/networking.istio.io/v1/virtualservices";
-
-    fn state(name: &str, problems: &[(bool, &str)]) -> RuleState {
-        let problem =
-            |(error, text): &(bool, &str)| RuleProblem { error: *error, code: "IST0101".into(), text: (*text).into() };
-        RuleState {
-            kind: Kind::VirtualService,
-            object: Key::new("default", name),
-            generation: 2,
-            refused: false,
-            in_force: true,
-            problems: problems.iter().map(problem).collect(),
-        }
-    }
-
-    #[test]
-    fn a_status_is_due_when_it_differs_and_problems_come_first() {
-        let mut written = Written::default();
-        let (good, bad) = (state("a", &[]), state("b", &[(true, "x")]));
-        let due = written.due(vec![good.clone(), bad.clone()]);
-        assert_eq!(due, [bad.clone(), good.clone()]);
-        written.note(&good);
-        written.note(&bad);
-        assert!(written.due(vec![good.clone(), bad.clone()]).is_empty());
-        assert_eq!(written.due(vec![RuleState { generation: 3, ..good.clone() }]).len(), 1);
-        assert_eq!(written.due(vec![good, bad]).len(), 2, "an object that was gone is new");
-    }
-
-    #[tokio::test]
-    async fn a_status_is_written_once_and_keeps_the_conditions_of_others() {
-        let west = Fake::start("t").await;
-        let other = json!({"type": "Other", "status": "True"});
-        west.put(
-            VIRTUAL_SERVICES,
-            json!({"metadata": {"name": "a", "namespace": "default", "generation": 2},
-            "spec": {"hosts": ["a"]}, "status": {"conditions": [other]}}),
-        );
-        let client = west.client("t").await;
-        write(client.clone(), &state("a", &[(true, "http[0]: no such host")])).await.unwrap();
-        let status = west.get(VIRTUAL_SERVICES, "default", "a").unwrap()["status"].clone();
-        assert_eq!((&status["conditions"][0], &status["observedGeneration"]), (&other, &json!(2)));
-        let condition = &status["conditions"][1];
-        assert_eq!((&condition["type"], &condition["status"]), (&json!("Reconciled"), &json!("True")));
-        let message = &status["validationMessages"][0];
-        assert_eq!((&message["type"]["code"], &message["level"]), (&json!("IST0101"), &json!("ERROR")));
-        assert!(west.writes().iter().all(|write| write.ends_with("/virtualservices/a/status")), "{:?}", west.writes());
-        write(client.clone(), &state("a", &[(true, "http[0]: no such host")])).await.unwrap();
-        assert_eq!(west.writes().len(), 1, "nothing differs");
-        let refused = RuleState { refused: true, ..state("a", &[(true, "invalid")]) };
-        write(client.clone(), &refused).await.unwrap();
-        let status = west.get(VIRTUAL_SERVICES, "default", "a").unwrap()["status"].clone();
-        assert_eq!(
-            (&status["conditions"][1]["status"], status["conditions"].as_array().unwrap().len()),
-            (&json!("False"), 2)
-        );
-        // The object has changed since, or is gone.
-        for of in [RuleState { generation: 1, ..state("a", &[]) }, state("gone", &[])] {
-            write(client.clone(), &of).await.unwrap();
-        }
-        assert_eq!(west.writes().len(), 2);
-    }
 }

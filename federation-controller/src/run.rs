@@ -122,7 +122,7 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
     };
     debug.attach(parts.clusters.clone(), parts.authorities.clone());
     tokio::spawn(recorder::run(shared.state.clone(), parts.clusters.clone()));
-    tokio::spawn(rule_status::run(shared.state.clone(), parts.clusters.own_client().clone()));
+    tokio::spawn(rule_status::run(shared.clone(), parts.clusters.own_client().clone()));
 
     let injector = Injector {
         image: options.sidecar_image.clone(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::{Lab, TestDirectory, User, eventually};
 
-const SOON: Duration = Duration::from_secs(15);
+pub(crate) const SOON: Duration = Duration::from_secs(15);
 
 const ONE_CLUSTER: &str = "
 apiVersion: lab.isthmus.dev/v1alpha1
@@ -42,26 +42,26 @@ spec:
     - {name: ratings}
 ";
 
-fn accepted(name: &str) -> String {
+pub(crate) fn accepted(name: &str) -> String {
     let path = format!("{}/../install/tests/accepted/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
     std::fs::read_to_string(path).expect("a configuration")
 }
 
-fn lab(topology: &str) -> Lab {
+pub(crate) fn lab(topology: &str) -> Lab {
     let directory = TestDirectory::new(User::Own);
     std::fs::write(directory.path("topologies").join("policies.yaml"), topology).expect("written");
     Lab::up_in(directory, "policies.yaml")
 }
 
 /// Returns the status with which a request is answered; 000 if the connection ends without an answer.
-fn status(lab: &Lab, from: &str, arguments: &[&str]) -> String {
+pub(crate) fn status(lab: &Lab, from: &str, arguments: &[&str]) -> String {
     let curl = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "5"];
     lab.exec(from, &[&curl, arguments].concat()).stdout
 }
 
 /// Waits until requests are answered with a status, four times in a row.
 #[track_caller]
-fn becomes(lab: &Lab, from: &str, arguments: &[&str], expected: &str) {
+pub(crate) fn becomes(lab: &Lab, from: &str, arguments: &[&str], expected: &str) {
     let seen = eventually(SOON, || {
         let seen: Vec<String> = (0..4).map(|_| status(lab, from, arguments)).collect();
         if seen.iter().all(|status| status == expected) { Ok(()) } else { Err(seen) }
@@ -72,7 +72,7 @@ fn becomes(lab: &Lab, from: &str, arguments: &[&str], expected: &str) {
 }
 
 /// Returns whether bytes that a client sends to an opaque port come back.
-fn echoes(lab: &Lab, from: &str, host: &str) -> bool {
+pub(crate) fn echoes(lab: &Lab, from: &str, host: &str) -> bool {
     let line = format!("echo ping | timeout 3 curl -s --max-time 2 telnet://{host}:9090");
     lab.exec(from, &["sh", "-c", &line]).stdout.contains("ping")
 }
@@ -81,6 +81,25 @@ fn echoes(lab: &Lab, from: &str, host: &str) -> bool {
 fn echo_becomes(lab: &Lab, from: &str, host: &str, expected: bool) {
     let seen = eventually(SOON, || if echoes(lab, from, host) == expected { Ok(()) } else { Err(()) });
     assert!(seen.is_ok(), "{from} to {host}: echo is {}", !expected);
+}
+
+/// Stops the controller of west, and waits until it is gone.
+pub(crate) fn stop_controller(lab: &Lab) {
+    scale_controller(lab, "--replicas=0");
+    eventually(SOON, || {
+        let pods = lab.kubectl("west", &["-n", "isthmus-system", "get", "pods", "-l", "app=isthmus-controller"]).stdout;
+        if pods.is_empty() { Ok(()) } else { Err(pods) }
+    })
+    .expect("the controller is away");
+}
+
+/// Starts the controller of west again.
+pub(crate) fn start_controller(lab: &Lab) {
+    scale_controller(lab, "--replicas=1");
+}
+
+fn scale_controller(lab: &Lab, replicas: &str) {
+    lab.kubectl("west", &["-n", "isthmus-system", "scale", "deployment/isthmus-controller", replicas]).ok();
 }
 
 #[test]
@@ -135,19 +154,10 @@ fn policies_that_users_have_take_effect_unchanged() {
     assert!(log.contains("rbac_access_denied_matched_policy[none]"), "{log}");
 
     // They hold while the controller is away, and after restarts.
-    let controller = |replicas: &str| {
-        let scale = ["-n", "isthmus-system", "scale", "deployment/isthmus-controller", replicas];
-        lab.kubectl("west", &scale).ok();
-    };
-    controller("--replicas=0");
-    eventually(SOON, || {
-        let pods = lab.kubectl("west", &["-n", "isthmus-system", "get", "pods", "-l", "app=isthmus-controller"]).stdout;
-        if pods.is_empty() { Ok(()) } else { Err(pods) }
-    })
-    .expect("the controller is away");
+    stop_controller(&lab);
     assert_eq!(status(&lab, other, &[backend]), "403");
     assert_eq!(status(&lab, frontend, &[backend]), "200");
-    controller("--replicas=1");
+    start_controller(&lab);
     lab.kubectl("west", &["delete", "pod", "-l", "app=backend"]).ok();
     becomes(&lab, frontend, &[backend], "200");
     becomes(&lab, other, &[backend], "403");

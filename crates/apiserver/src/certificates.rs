@@ -40,10 +40,15 @@ pub struct ClusterCa {
 }
 
 impl ClusterCa {
-    /// Creates an authority.
+    /// Creates the authority of a cluster.
     pub fn generate(cluster: &str) -> Result<Self, CertificateError> {
+        Self::named(&format!("{cluster} cluster CA"))
+    }
+
+    /// Creates an authority with this common name.
+    pub fn named(common_name: &str) -> Result<Self, CertificateError> {
         let key = key()?;
-        let mut params = params(&format!("{cluster} cluster CA"), &[])?;
+        let mut params = params(common_name, &[])?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
@@ -56,9 +61,14 @@ impl ClusterCa {
         &self.certificate
     }
 
-    /// Issues a serving certificate for these DNS names and IP addresses.
+    /// Issues the API server's certificate for these DNS names and IP addresses.
     pub fn serving(&self, names: &[String]) -> Result<Pair, CertificateError> {
-        let mut params = params("kube-apiserver", names)?;
+        self.server("kube-apiserver", names)
+    }
+
+    /// Issues a server's certificate with this common name, for these DNS names and IP addresses.
+    pub fn server(&self, common_name: &str, names: &[String]) -> Result<Pair, CertificateError> {
+        let mut params = params(common_name, names)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.sign(params)
     }

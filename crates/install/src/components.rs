@@ -3,7 +3,7 @@
 use api::names;
 use serde_json::{Value, json};
 
-use crate::settings::{ControlPlane, Installation};
+use crate::settings::{ControlPlane, Installation, KeyServers};
 
 /// Name of the controller's Deployment, Service and account.
 pub const CONTROLLER: &str = "isthmus-controller";
@@ -11,6 +11,12 @@ pub const CONTROLLER: &str = "isthmus-controller";
 pub const WEBHOOKS: &str = "isthmus-webhooks";
 /// Name of the east-west gateway's Deployment, Service and account.
 pub const GATEWAY: &str = "isthmus-eastwestgateway";
+/// Name of the ConfigMap with the certificate authorities of servers of keys.
+pub(crate) const KEY_SERVERS: &str = "isthmus-key-servers";
+/// Its key, and the name of the file.
+pub(crate) const KEY_SERVERS_FILE: &str = "ca.pem";
+/// Where the controller has the file.
+const KEY_SERVERS_PATH: &str = "/var/run/secrets/key-servers";
 /// The gateway's port for mutual TLS from other networks.
 pub const GATEWAY_PORT: u16 = 15443;
 /// The controller's port for discovery and certificates.
@@ -56,13 +62,15 @@ fn controller(of: &Installation) -> Vec<Value> {
         ("--trust-domain", &of.trust_domain),
     ];
     args.extend(of.proxy_container.as_ref().map(|name| ("--proxy-container", name)));
-    let spec = json!({
+    let mut args = arguments(&args);
+    args.extend(of.key_servers.iter().flat_map(key_server_arguments));
+    let mut spec = json!({
         "serviceAccountName": CONTROLLER,
         "terminationGracePeriodSeconds": 5,
         "containers": [{
             "name": "controller",
             "image": of.images.controller,
-            "args": arguments(&args),
+            "args": args,
             "env": [from_field("POD_NAME", "metadata.name"), from_field("POD_NAMESPACE", "metadata.namespace"),
                 from_field("INSTANCE_IP", "status.podIP")],
             "ports": [
@@ -73,6 +81,11 @@ fn controller(of: &Installation) -> Vec<Value> {
             "readinessProbe": readiness("/ready", MONITORING_PORT),
         }],
     });
+    if of.key_servers.is_some() {
+        spec["containers"][0]["volumeMounts"] =
+            json!([{"name": "key-servers", "mountPath": KEY_SERVERS_PATH, "readOnly": true}]);
+        spec["volumes"] = json!([{"name": "key-servers", "configMap": {"name": KEY_SERVERS}}]);
+    }
     let ports = json!([
         {"name": "tls-discovery", "port": DISCOVERY_PORT, "targetPort": DISCOVERY_PORT},
         {"name": "http-monitoring", "port": MONITORING_PORT, "targetPort": MONITORING_PORT},
@@ -83,6 +96,15 @@ fn controller(of: &Installation) -> Vec<Value> {
         deployment(of, CONTROLLER, &labels, spec),
         service(of, CONTROLLER, &labels, &selector, ports),
         service(of, WEBHOOKS, &labels, &selector, webhook),
+    ]
+}
+
+fn key_server_arguments(of: &KeyServers) -> [String; 3] {
+    let addresses: Vec<String> = of.addresses.iter().map(ToString::to_string).collect();
+    [
+        format!("--key-server-ca={KEY_SERVERS_PATH}/{KEY_SERVERS_FILE}"),
+        format!("--key-server-addresses={}", addresses.join(",")),
+        format!("--key-refresh={}", of.refresh_seconds),
     ]
 }
 

@@ -3,7 +3,8 @@
 use api::names;
 use serde_json::{Value, json};
 
-use crate::settings::{ControlPlane, Installation, SigningSecret};
+use crate::components::{KEY_SERVERS, KEY_SERVERS_FILE};
+use crate::settings::{ControlPlane, Installation, KeyServers, SigningSecret};
 
 /// The namespaces: of the components, of the mesh's configuration, and those with injection.
 pub(super) fn namespaces(of: &Installation) -> Vec<Value> {
@@ -20,6 +21,7 @@ pub(super) fn all(of: &Installation) -> Vec<Value> {
     objects.extend(namespaces.map(|namespace| root_certificate(namespace, of)));
     if let ControlPlane::Local { signing } = &of.control_plane {
         objects.extend(signing.iter().map(|secret| signing_secret(secret, &of.root_namespace)));
+        objects.extend(of.key_servers.as_ref().map(|servers| key_server_authorities(servers, &of.namespace)));
     }
     objects
 }
@@ -47,6 +49,15 @@ fn root_certificate(namespace: &str, of: &Installation) -> Value {
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": names::ROOT_CONFIG_MAP, "namespace": namespace, "labels": {"istio.io/config": "true"}},
         "data": data,
+    })
+}
+
+/// The certificate authorities of servers of keys, where the controller mounts them.
+fn key_server_authorities(of: &KeyServers, namespace: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": KEY_SERVERS, "namespace": namespace},
+        "data": {KEY_SERVERS_FILE: of.authorities_pem},
     })
 }
 

@@ -22,7 +22,7 @@ pub mod webhook;
 pub mod yaml_error;
 
 use serde_json::Value;
-pub use settings::{ControlPlane, Images, Installation, SigningSecret};
+pub use settings::{ControlPlane, Images, Installation, KeyServers, SigningSecret};
 
 impl Installation {
     /// Every object of the cluster, in the order in which they are needed.

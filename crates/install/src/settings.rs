@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 /// The parameters of what one cluster of the mesh gets.
@@ -33,10 +34,24 @@ pub struct Installation {
     pub roots_pem: String,
     /// The certificate that signs the controller's own, PEM. Empty: the controller makes its own, and writes it.
     pub controller_issuer_pem: String,
+    /// Servers of keys of tokens beside those that the controller trusts anyway.
+    pub key_servers: Option<KeyServers>,
     /// Keys of the mesh-wide settings (Istio's MeshConfig), in addition to `trustDomain`.
     pub mesh_config: Map<String, Value>,
     /// Namespaces to create with sidecar injection enabled.
     pub injected_namespaces: Vec<String>,
+}
+
+/// Servers from which the controller fetches keys of tokens, beside those at public addresses whose certificates the system
+/// trusts.
+#[derive(Debug, Clone)]
+pub struct KeyServers {
+    /// Certificate authorities of the servers, PEM.
+    pub authorities_pem: String,
+    /// Addresses of the servers.
+    pub addresses: Vec<IpNet>,
+    /// Seconds between two requests for the keys of an issuer.
+    pub refresh_seconds: u32,
 }
 
 /// The controller that serves a cluster's proxies.

@@ -23,6 +23,7 @@ fn installation(cluster: &str, control_plane: ControlPlane) -> Installation {
         proxy_container: None,
         roots_pem: "roots".to_owned(),
         controller_issuer_pem: "issuer".to_owned(),
+        key_servers: None,
         mesh_config: serde_json::Map::new(),
         injected_namespaces: vec!["default".to_owned()],
     }
@@ -45,6 +46,33 @@ fn remote() -> Installation {
 
 fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> Option<&'a Value> {
     objects.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name)
+}
+
+#[test]
+fn a_controller_has_the_authorities_and_addresses_of_key_servers() {
+    let servers = KeyServers {
+        authorities_pem: "authority".to_owned(),
+        addresses: ["192.0.2.1/32", "2001:db8::/64"].map(|range| range.parse().expect("a range")).into(),
+        refresh_seconds: 7,
+    };
+    let objects = Installation { key_servers: Some(servers), ..primary() }.objects();
+    let authorities = find(&objects, "ConfigMap", "isthmus-key-servers").expect("authorities");
+    assert_eq!(authorities["data"]["ca.pem"], "authority");
+    let pod = &find(&objects, "Deployment", CONTROLLER).expect("a controller")["spec"]["template"]["spec"];
+    let controller = &pod["containers"][0];
+    for argument in [
+        "--key-server-ca=/var/run/secrets/key-servers/ca.pem",
+        "--key-server-addresses=192.0.2.1/32,2001:db8::/64",
+        "--key-refresh=7",
+    ] {
+        assert!(controller["args"].as_array().expect("arguments").contains(&json!(argument)), "{controller}");
+    }
+    assert_eq!(controller["volumeMounts"][0]["name"], pod["volumes"][0]["name"]);
+    assert_eq!(pod["volumes"][0]["configMap"]["name"], "isthmus-key-servers");
+    let objects = primary().objects();
+    assert!(find(&objects, "ConfigMap", "isthmus-key-servers").is_none());
+    let pod = &find(&objects, "Deployment", CONTROLLER).expect("a controller")["spec"]["template"]["spec"];
+    assert!(pod["volumes"].is_null() && pod["containers"][0]["volumeMounts"].is_null(), "{pod}");
 }
 
 #[test]

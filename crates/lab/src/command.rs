@@ -13,6 +13,7 @@ mod selection;
 mod status;
 mod stop;
 mod target;
+mod token;
 mod tools;
 mod up;
 
@@ -23,7 +24,7 @@ use outcome::{block_on, exit_code};
 pub use print::OutputFormat;
 pub use selection::LabSelection;
 
-use crate::orchestration::{cluster, init};
+use crate::orchestration::{cluster, init, issuers};
 
 /// Run clusters, networks and workloads on this machine.
 #[derive(Debug, Subcommand)]
@@ -49,6 +50,10 @@ pub enum LabCommand {
     Fault(fault::FaultCommand),
     /// Capture the traffic between the clusters of a running lab
     Capture(fault::CaptureOptions),
+    /// Print a token of an issuer that a running lab serves
+    Token(token::TokenOptions),
+    /// Replace the key by which an issuer signs tokens, step by step
+    RotateKeys(token::RotateKeysOptions),
 }
 
 /// The hidden commands that a lab runs as its processes.
@@ -63,6 +68,9 @@ pub enum HiddenCommand {
     /// Run a cluster's node agent and controllers
     #[command(name = "lab-node", hide = true)]
     LabNode(cluster::ClusterProcessOptions),
+    /// Serve the issuers of tokens
+    #[command(name = "lab-issuers", hide = true)]
+    LabIssuers(issuers::IssuersProcessOptions),
     /// Hold a pod's namespaces
     #[command(name = "lab-pause", hide = true)]
     LabPause,
@@ -100,6 +108,8 @@ impl LabCommand {
             Self::Down(command) => exit_code(command.run()),
             Self::Fault(command) => block_on(command.run()),
             Self::Capture(command) => exit_code(command.run()),
+            Self::Token(command) => exit_code(command.run()),
+            Self::RotateKeys(command) => exit_code(command.run()),
         }
     }
 }
@@ -113,6 +123,7 @@ impl HiddenCommand {
             Self::LabInit(_) => init::outer(),
             Self::LabApiserver(options) => cluster::api_server(&options),
             Self::LabNode(options) => cluster::node(&options),
+            Self::LabIssuers(options) => issuers::serve(&options),
             Self::LabPause => net::process::pause(),
             Self::LabEnter => net::process::enter(),
             Self::Testapp(options) => crate::testapp::run(*options),

@@ -2,7 +2,8 @@
 //!
 //! It implements the Kubernetes DNS specification (1.1): addresses of Services and of headless Services' pods, SRV
 //! records of named ports, pods by their address, and names of addresses. Other names below the cluster's domain do not
-//! exist. A lab has no connection to other networks, so names outside of the domain fail at once instead of timing out.
+//! exist. A lab has no connection to other networks, so names outside of the domain fail at once instead of timing out,
+//! except those of the servers that the lab itself runs outside of its clusters.
 
 mod answer;
 
@@ -10,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use answer::{DnsAnswer, answer};
+pub use answer::{DnsAnswer, OutsideHosts, answer};
 use async_trait::async_trait;
 use hickory_proto::op::Metadata;
 use hickory_proto::op::ResponseCode;
@@ -36,6 +37,7 @@ pub struct DnsError {
 
 struct DnsHandler {
     view: Arc<ClusterView>,
+    outside: OutsideHosts,
 }
 
 #[async_trait]
@@ -45,7 +47,7 @@ impl RequestHandler for DnsHandler {
         metadata.recursion_available = false;
         let (answers, soa) = match request.request_info() {
             Ok(info) => {
-                let answer = answer(&self.view, info.query.original().name(), info.query.query_type());
+                let answer = answer(&self.view, &self.outside, info.query.original().name(), info.query.query_type());
                 metadata.authoritative = answer.authoritative;
                 metadata.response_code = answer.code;
                 (answer.records, answer.soa)
@@ -71,15 +73,15 @@ impl RequestHandler for DnsHandler {
     }
 }
 
-/// Serves DNS on `address` until the future is dropped.
+/// Serves DNS on `address` until the future is dropped. `outside` has the hosts outside of the cluster that the lab runs.
 ///
 /// # Errors
 /// Returns an error if the address cannot be bound.
-pub async fn serve(address: SocketAddr, view: Arc<ClusterView>) -> Result<(), DnsError> {
+pub async fn serve(address: SocketAddr, view: Arc<ClusterView>, outside: OutsideHosts) -> Result<(), DnsError> {
     let failed = |source| DnsError { address, source };
     let udp = tokio::net::UdpSocket::bind(address).await.map_err(failed)?;
     let tcp = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
-    let mut server = Server::new(DnsHandler { view });
+    let mut server = Server::new(DnsHandler { view, outside });
     server.register_socket(udp);
     server.register_listener(tcp, IDLE, 64);
     if let Err(error) = server.block_until_done().await {

@@ -7,7 +7,8 @@
 //!       ├─ lab-apiserver  (west)    in the cluster's network, listening also on the host's loopback
 //!       ├─ lab-node       (west)    node agent, controllers, service proxy, DNS
 //!       │  └─ lab-pause …           one per pod
-//!       └─ … (east)
+//!       ├─ … (east)
+//!       └─ lab-issuers              issuers of tokens, if the topology has any
 //! ```
 //!
 //! Every process below the launcher is in a pid namespace whose first process ends with the launcher, however the launcher
@@ -23,6 +24,7 @@ pub mod handshake;
 pub mod host_listener;
 pub mod init;
 pub mod installation;
+pub mod issuers;
 pub mod keys;
 pub mod launcher;
 pub mod networks;

@@ -3,7 +3,8 @@
 //!
 //! HTTP ports serve HTTP/1.1 with WebSocket upgrades, HTTP/2 without TLS and gRPC (detected by the first bytes). Other
 //! ports serve opaque TCP: an echo, and a port where the server speaks first. Requests can be slow or fail, each on
-//! request or all until further notice. `GET /` lists the functions.
+//! request or all until further notice. `GET /` lists the functions. It can be an external authorization server as well
+//! (`--authz-port`).
 //!
 //! As a client (`--call`, or `GET /fetch?url=…` to call from the application's pod) it sends requests at a fixed rate,
 //! independent of responses, and returns a timeline, by which a failover is judged.
@@ -24,6 +25,7 @@ use crate::console::{print, print_stderr};
 
 mod answer;
 mod app;
+mod authorizer;
 mod client;
 mod duration;
 mod grpc;
@@ -37,12 +39,13 @@ mod tcp;
 mod tests;
 mod websocket;
 
-pub use client::{CallProtocol, CallTarget};
+pub use client::{CallHeader, CallProtocol, CallTarget};
 pub use load::{CallPlan, Timeline};
 
 use answer::Instance;
 use app::App;
 use duration::duration;
+use serve::HttpPort;
 use switches::FaultSwitches;
 
 /// Options of the test application.
@@ -57,6 +60,10 @@ pub struct TestappOptions {
     /// Ports where the server speaks first, then echoes
     #[arg(long, env = "BANNER_PORT", value_delimiter = ',', default_value = "9091")]
     pub banner_port: Vec<u16>,
+    /// Ports of an external authorization server, by HTTP and gRPC (ext_authz), which allows what has the header
+    /// x-ext-authz: allow
+    #[arg(long, env = "AUTHZ_PORT", value_delimiter = ',')]
+    pub authz_port: Vec<u16>,
     /// Listen address
     #[arg(long, env = "LISTEN_ADDRESS", default_value_t = IpAddr::V6(Ipv6Addr::UNSPECIFIED))]
     pub address: IpAddr,
@@ -79,6 +86,9 @@ pub struct TestappOptions {
     /// Protocol of http:// URLs, with --call
     #[arg(long, value_enum, default_value_t = CallProtocol::Http1, requires = "call")]
     pub protocol: CallProtocol,
+    /// Header of requests over HTTP/1.1, such as 'authorization: Bearer …'; may be repeated, with --call
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = client::header, requires = "call")]
+    pub headers: Vec<CallHeader>,
     /// Output format, with --call
     #[arg(short, long, value_enum, default_value_t = TimelineFormat::Text, requires = "call")]
     pub output: TimelineFormat,
@@ -110,7 +120,14 @@ pub fn run(options: TestappOptions) -> ExitCode {
 
 async fn call(target: CallTarget, options: &TestappOptions) -> anyhow::Result<ExitCode> {
     let count = (options.rate * options.duration.as_secs_f64()).ceil() as usize;
-    let plan = CallPlan { target, protocol: options.protocol, count, rate: options.rate, timeout: options.timeout };
+    let plan = CallPlan {
+        target,
+        protocol: options.protocol,
+        headers: options.headers.clone(),
+        count,
+        rate: options.rate,
+        timeout: options.timeout,
+    };
     plan.check().map_err(anyhow::Error::msg)?;
     let timeline = plan.run().await;
     match options.output {
@@ -131,7 +148,12 @@ async fn serve(options: &TestappOptions) -> anyhow::Result<ExitCode> {
     let http = bind(options.address, &options.port)?;
     let echo = bind(options.address, &options.tcp_port)?;
     let banner = bind(options.address, &options.banner_port)?;
-    http.into_iter().for_each(|port| drop(tokio::spawn(serve::http(port, Arc::clone(&app), watch.clone()))));
+    let authz = bind(options.address, &options.authz_port)?;
+    let http = http.into_iter().map(|port| (HttpPort::Application, port));
+    let authz = authz.into_iter().map(|port| (HttpPort::Authorizer, port));
+    for (kind, port) in http.chain(authz) {
+        tokio::spawn(serve::http(kind, port, Arc::clone(&app), watch.clone()));
+    }
     echo.into_iter().for_each(|port| drop(tokio::spawn(tcp::serve(port, None, watch.clone()))));
     banner.into_iter().for_each(|port| drop(tokio::spawn(tcp::serve(port, Some(Arc::clone(&app)), watch.clone()))));
     print_stderr(&format!("testapp {} listens on {:?}", app.who.pod, options.port));

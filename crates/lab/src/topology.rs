@@ -21,8 +21,8 @@ use std::path::Path;
 pub use addresses::{API_PORT, IpFamily};
 pub use diagnostic::Diagnostic;
 pub use model::{
-    Cluster, Delay, Export, Link, MAX_CLUSTERS, Manifest, Mesh, Network, Port, Program, Role, Topology, Workload,
-    WorkloadController,
+    Cluster, Delay, Export, Link, MAX_CLUSTERS, Manifest, Mesh, Network, Port, Program, Role, TokenAlgorithm,
+    TokenIssuer, Topology, Workload, WorkloadController,
 };
 
 impl Topology {

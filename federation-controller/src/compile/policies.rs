@@ -42,6 +42,31 @@ pub(super) fn refer(inventory: &Inventory, cluster: &ClusterInventory, pod: &Pod
     REFER.iter().for_each(|refer| refer(inventory, cluster, pod, workload));
 }
 
+/// Returns the security policies of the controller's own cluster that apply to a pod.
+pub(crate) fn own_policies(inventory: &Inventory, cluster: &ClusterInventory, pod: &Pod) -> Vec<(Kind, Key)> {
+    let namespaces = [&pod.namespace, &inventory.settings().root_namespace];
+    let mut found = Vec::new();
+    if let Some(own) = inventory.primary() {
+        let authorization = own.authorization_policies().selecting(&namespaces, &pod.labels);
+        found.extend(authorization.map(|policy| (Kind::AuthorizationPolicy, policy.key())));
+        let tokens = own.request_authentications().selecting(&namespaces, &pod.labels);
+        found.extend(tokens.map(|policy| (Kind::RequestAuthentication, policy.key())));
+    }
+    let modes = peer_authentications_of(inventory, cluster, &pod.namespace, &pod.labels).into_iter();
+    let modes = modes.filter(|(source, _)| source.info.own);
+    found.extend(modes.map(|(_, policy)| (Kind::PeerAuthentication, policy.key())));
+    found
+}
+
+/// Returns the names of the resources of a proxy's policies.
+pub(crate) fn names_in(workload: &Workload) -> impl Iterator<Item = (ResourceKind, &str)> {
+    let modes = std::iter::once(&workload.peer_authentication).chain(&workload.peer_authentication_overrides);
+    modes
+        .map(|name| (ResourceKind::PeerAuthentication, name.as_str()))
+        .chain(workload.authorization_policies.iter().map(|name| (ResourceKind::AuthorizationPolicy, name.as_str())))
+        .chain(workload.request_authentications.iter().map(|name| (ResourceKind::RequestAuthentication, name.as_str())))
+}
+
 /// Returns the policies that apply while no object of their kind exists.
 pub(super) fn defaults() -> Vec<Resource> {
     // Istio's default permits plaintext.

@@ -48,6 +48,8 @@ pub struct Proxy {
     viewer: Viewer,
     progress: Mutex<Progress>,
     reported: Mutex<Reported>,
+    /// The number of changes of the published resources up to which the proxy has everything.
+    current: AtomicU64,
 }
 
 /// The progress of a stream.
@@ -92,6 +94,7 @@ impl Proxy {
             viewer,
             progress: Mutex::default(),
             reported: Mutex::default(),
+            current: AtomicU64::new(0),
         }
     }
 
@@ -111,6 +114,16 @@ impl Proxy {
     /// Returns what the proxy has refused since it started. `own_cluster` is the controller's, whose policies are for all.
     pub fn refused(&self, store: &Store, own_cluster: &str) -> Vec<Refused> {
         lock(&self.reported).of_policies(store, &self.viewer, own_cluster)
+    }
+
+    /// Returns the number of changes of the published resources up to which the proxy has acknowledged everything that is
+    /// for it, including all policies of its workload.
+    pub fn current(&self) -> u64 {
+        self.current.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_current(&self, changes: u64) {
+        self.current.store(changes, Ordering::Release);
     }
 }
 

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, sleep_until, timeout};
 use tonic::{Status, Streaming};
 use tracing::{info, warn};
 use wire::Kind;
-use wire::delta::{Server, Stats};
+use wire::delta::{Found as _, Server, Source as _, Stats};
+use wire::discovery::Workload;
 use wire::envoy::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use wire::name::{self, Node};
 
@@ -16,6 +18,7 @@ use super::Shared;
 use super::budget::Account;
 use super::proxies::{Progress, Proxy};
 use super::serve::Caller;
+use crate::compile::policies;
 use crate::compile::resource::Viewer;
 use crate::objects::Key;
 
@@ -192,6 +195,7 @@ async fn follow(
     let mut membership = Membership { cluster: viewer.cluster.clone(), joining: None };
     let mut counted = Stats::default();
     let mut changes = shared.state.changes();
+    let mut acceptance = Acceptance::default();
     let mut request = Some(first);
     let limit = shared.limits.response;
     // A proxy renews its certificate at half of its lifetime, and reconnects with the new one.
@@ -208,6 +212,7 @@ async fn follow(
                 let kind = Kind::of_url(&request.type_url).map_or("unknown", Kind::as_str);
                 warn!(node = proxy.id, kind, error = error.message, "proxy rejected an update and keeps what it had");
             }
+            acceptance.note(&request);
             if let Err(refused) = server.receive(request) {
                 return End::Refused("bad request", Status::invalid_argument(refused.to_string()));
             }
@@ -215,7 +220,7 @@ async fn follow(
                 return End::Refused(exceeded.word(), Status::resource_exhausted(exceeded.to_string()));
             }
         }
-        changes.mark_unchanged();
+        let upto = *changes.borrow_and_update();
         loop {
             let response = match next(shared, viewer, &mut membership, &mut server) {
                 Ok(Some(response)) => response,
@@ -233,6 +238,10 @@ async fn follow(
         if moved {
             shared.state.metrics.count(&mut counted, server.stats());
             proxy.report(Progress::of(&server));
+            acceptance.has_policies = has_policies(shared, viewer, &server);
+        }
+        if acceptance.is_current() && server.waiting_since().is_none() {
+            proxy.set_current(upto);
         }
         let late = server.waiting_since().map(|since| tokio::time::Instant::from_std(since + limit));
         tokio::select! {
@@ -250,6 +259,36 @@ async fn follow(
             }
         }
     }
+}
+
+/// What a proxy has accepted of what it was sent.
+#[derive(Default)]
+struct Acceptance {
+    /// The kinds of which the proxy rejected the last response, in the order of [`Kind::ALL`].
+    rejected: [bool; Kind::ALL.len()],
+    /// Whether the proxy was sent its workload and all policies of it.
+    has_policies: bool,
+}
+
+impl Acceptance {
+    fn note(&mut self, request: &DeltaDiscoveryRequest) {
+        if let (false, Some(kind)) = (request.response_nonce.is_empty(), Kind::of_url(&request.type_url)) {
+            self.rejected[kind as usize] = request.error_detail.is_some();
+        }
+    }
+
+    fn is_current(&self) -> bool {
+        self.has_policies && !self.rejected.contains(&true)
+    }
+}
+
+/// Returns whether a proxy was sent its workload and all policies of it. It subscribes to them one after the other.
+fn has_policies(shared: &Shared, viewer: &Viewer, server: &Server) -> bool {
+    let store = shared.state.store();
+    let found = store.view(viewer).get(Kind::Workload, &viewer.workload).map(|found| found.body());
+    drop(store);
+    let Some(workload) = found.and_then(|body| Workload::decode(body).ok()) else { return false };
+    policies::names_in(&workload).all(|(kind, name)| server.version_sent(kind, name).is_some())
 }
 
 /// Returns the next response, once resources are published.

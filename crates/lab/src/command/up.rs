@@ -272,15 +272,13 @@ async fn wait(
     };
     let (died, mut deaths) = tokio::sync::mpsc::unbounded_channel();
     if let Some(messages) = messages {
-        let directory = lab.directory.clone();
         std::thread::spawn(move || {
             for message in messages {
-                if let InitReport::Ended { cluster, process, how } = message {
-                    let log = directory.cluster(&cluster).join(format!("{process}.log"));
+                if let InitReport::Ended { process, log, how } = message {
                     let text = std::fs::read_to_string(&log).unwrap_or_default();
                     let lines: Vec<&str> = text.lines().collect();
                     let last = &lines[lines.len().saturating_sub(5)..];
-                    let message = format!("{process} of cluster {cluster} ended: {how}\n  {}", last.join("\n  "));
+                    let message = format!("{process} ended: {how}\n  {}", last.join("\n  "));
                     let _ = died.send(message);
                 }
             }
@@ -353,6 +351,9 @@ fn summary(lab: &RunningLab, pods: &[PodSummary], stop: &str) -> String {
     let option = option_of(&lab.record.name);
     if let Some(hint) = hint(&lab.topology, &option) {
         text.push_str(&format!("\ntry: {hint}\n     isthmus status{option}\n"));
+        if let Some(issuer) = lab.topology.issuers.first() {
+            text.push_str(&format!("     isthmus lab token{option} --issuer {} --subject alice\n", issuer.host));
+        }
     }
     text
 }

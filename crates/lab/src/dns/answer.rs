@@ -1,5 +1,6 @@
 //! Answers to DNS questions about names of the cluster.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -17,6 +18,9 @@ use crate::controllers::endpoint_slice::SERVICE_NAME;
 const DOMAIN: &str = "cluster.local";
 /// Time to live of an answer, in seconds. It is short because objects change within milliseconds.
 const TTL: u32 = 5;
+
+/// Addresses of hosts outside of the cluster's domain, by name in lower case.
+pub type OutsideHosts = BTreeMap<String, Vec<IpAddr>>;
 
 /// The answer to a question.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,7 +47,7 @@ enum NameData {
 
 /// Answers a question about `name`.
 #[must_use]
-pub fn answer(view: &ClusterView, name: &Name, kind: RecordType) -> DnsAnswer {
+pub fn answer(view: &ClusterView, outside: &OutsideHosts, name: &Name, kind: RecordType) -> DnsAnswer {
     let text = name.to_lowercase().to_ascii();
     let text = text.trim_end_matches('.');
     if let Ok(address) = name.parse_arpa_name()
@@ -54,6 +58,12 @@ pub fn answer(view: &ClusterView, name: &Name, kind: RecordType) -> DnsAnswer {
     let Some(prefix) =
         text.strip_suffix(DOMAIN).and_then(|prefix| prefix.strip_suffix('.').or(prefix.is_empty().then_some("")))
     else {
+        if let Some(addresses) = outside.get(text) {
+            let data = addresses.iter().map(|ip| address(*ip));
+            let wanted = data.filter(|data| kind == RecordType::ANY || data.record_type() == kind);
+            let records: Vec<Record> = wanted.map(|data| Record::from_rdata(name.clone(), TTL, data)).collect();
+            return if records.is_empty() { absent_in(text, ResponseCode::NoError) } else { present(records) };
+        }
         // A single label cannot be a host outside. Other names may be, but there is no server to query.
         let code = if text.contains('.') { ResponseCode::ServFail } else { ResponseCode::NXDomain };
         return DnsAnswer { code, authoritative: false, records: Vec::new(), soa: None };
@@ -90,10 +100,16 @@ fn present(records: Vec<Record>) -> DnsAnswer {
 }
 
 fn absent(code: ResponseCode) -> DnsAnswer {
+    absent_in(DOMAIN, code)
+}
+
+/// Returns a negative answer of a zone, which is the cluster's domain or the name of a host outside.
+fn absent_in(zone: &str, code: ResponseCode) -> DnsAnswer {
     let name = |text: &str| Name::from_ascii(text).expect("a constant name is well formed");
     let soa = SOA::new(name("ns.dns.cluster.local."), name("hostmaster.cluster.local."), 1, 7200, 1800, 86400, TTL);
-    let soa = Record::from_rdata(name("cluster.local."), TTL, RData::SOA(soa));
-    DnsAnswer { code, authoritative: true, records: Vec::new(), soa: Some(soa) }
+    let zone = Name::from_ascii(format!("{zone}.")).ok();
+    let soa = zone.map(|zone| Record::from_rdata(zone, TTL, RData::SOA(soa)));
+    DnsAnswer { code, authoritative: true, records: Vec::new(), soa }
 }
 
 fn address(address: IpAddr) -> RData {

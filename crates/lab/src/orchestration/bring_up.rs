@@ -99,6 +99,7 @@ pub struct PodSummary {
 pub async fn bring_up(lab: &RunningLab, clients: &Clients, progress: &BringUpProgress) -> Result<(), BringUpError> {
     let topology = &lab.topology;
     let authorities = MeshAuthorities::generate(topology)?;
+    let issuers = lab.issuers_authority.as_deref();
     let flags = || topology.clusters.iter().map(|_| watch::Sender::new(false)).collect::<Vec<_>>();
     let (installed, serving) = (flags(), flags());
     let each = topology.clusters.iter().zip(&clients.0).enumerate().map(|(index, (cluster, client))| {
@@ -108,7 +109,7 @@ pub async fn bring_up(lab: &RunningLab, clients: &Clients, progress: &BringUpPro
             api_ready(client).await;
             progress.reached(&cluster.name, BringUpStep::Api, "api ready", true);
             let applied = |source| BringUpError::Apply { cluster: cluster.name.clone(), source };
-            apply(client, FIELD_MANAGER, installation::of(topology, cluster, authorities).objects())
+            apply(client, FIELD_MANAGER, installation::of(topology, cluster, authorities, issuers).objects())
                 .await
                 .map_err(applied)?;
             installed.send_replace(true);

@@ -22,7 +22,7 @@ use crate::console::print_stderr;
 use crate::controllers::scheduler::{REGION, ZONE};
 use crate::controllers::service_proxy::{self, ProxyNetwork};
 use crate::controllers::{self, ClusterView};
-use crate::dns;
+use crate::dns::{self, OutsideHosts};
 use crate::node::{self, Agent, NodeFault};
 use crate::topology::{API_PORT, Cluster, IpFamily, Topology};
 
@@ -155,6 +155,7 @@ fn run_node(options: &ClusterProcessOptions) -> Result<(), ProcessError> {
     let kubeconfig = options.read("inside.kubeconfig")?;
     let delays = RelayDelays::of(&topology, &cluster);
     let agent = agent_settings(options, &cluster);
+    let outside = outside_hosts(&topology, &cluster);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let client = clients::client(&kubeconfig).await?;
@@ -167,7 +168,7 @@ fn run_node(options: &ClusterProcessOptions) -> Result<(), ProcessError> {
             tokio::spawn(relay::run(view.clone(), delays));
         }
         for family in &cluster.ip_families {
-            tokio::spawn(serve_dns(family.dns(), view.clone()));
+            tokio::spawn(serve_dns(family.dns(), view.clone(), outside.clone()));
         }
         tokio::spawn(register(client.clone(), cluster));
         tokio::select! {
@@ -229,8 +230,14 @@ fn surroundings(cluster: &Cluster, relayed: bool) -> ProxyNetwork {
     }
 }
 
-async fn serve_dns(address: IpAddr, view: Arc<ClusterView>) {
-    if let Err(error) = dns::serve(SocketAddr::new(address, 53), view).await {
+/// Returns the hosts of the issuers, with addresses of the cluster's families.
+fn outside_hosts(topology: &Topology, cluster: &Cluster) -> OutsideHosts {
+    let addresses: Vec<IpAddr> = cluster.ip_families.iter().map(|family| family.issuers().addr()).collect();
+    topology.issuers.iter().map(|issuer| (issuer.host.clone(), addresses.clone())).collect()
+}
+
+async fn serve_dns(address: IpAddr, view: Arc<ClusterView>, outside: OutsideHosts) {
+    if let Err(error) = dns::serve(SocketAddr::new(address, 53), view, outside).await {
         tracing::error!(%error, "no DNS in this cluster");
     }
 }

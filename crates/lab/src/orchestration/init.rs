@@ -27,7 +27,7 @@ use super::cluster::SAVED_OBJECTS;
 use super::control::{self, CaptureSummary, ControlReply, ControlRequest, FrameFile};
 use super::host_listener::HostListener;
 use super::state::LabDirectory;
-use super::{handover, handshake, networks};
+use super::{handover, handshake, issuers, networks};
 use crate::console::print_stderr;
 use crate::topology::Topology;
 
@@ -64,12 +64,12 @@ pub enum InitReport {
     },
     /// The lab cannot be created, with the reason.
     Failed(String),
-    /// A process of a cluster has ended unexpectedly.
+    /// A process of the lab has ended unexpectedly.
     Ended {
-        /// Name of the cluster.
-        cluster: String,
-        /// `apiserver` or `node`.
+        /// The process, such as `apiserver of cluster west`.
         process: String,
+        /// Path of its log.
+        log: PathBuf,
         /// Exit code or signal.
         how: String,
     },
@@ -152,6 +152,7 @@ struct LabInit {
 }
 
 struct ClusterProcess {
+    /// Name of the cluster; empty for the process of the issuers.
     cluster: String,
     kind: ProcessKind,
     /// Whether the end of the process was requested.
@@ -162,12 +163,20 @@ impl ClusterProcess {
     fn is_api_of(&self, cluster: &str) -> bool {
         self.kind == ProcessKind::Api && self.cluster == cluster
     }
+
+    fn described(&self) -> String {
+        match self.kind {
+            ProcessKind::Issuers => "the server of issuers".to_owned(),
+            kind => format!("{} of cluster {}", kind.name(), self.cluster),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ProcessKind {
     Api,
     Node,
+    Issuers,
 }
 
 impl ProcessKind {
@@ -175,6 +184,7 @@ impl ProcessKind {
         match self {
             Self::Api => "apiserver",
             Self::Node => "node",
+            Self::Issuers => "issuers",
         }
     }
 }
@@ -207,6 +217,9 @@ fn make(launcher: &mut UnixStream) -> Result<LabInit, Box<dyn std::error::Error>
         lab.start(index, ProcessKind::Api, Some(listener.handle()?))?;
         lab.start(index, ProcessKind::Node, None)?;
     }
+    if !lab.topology.issuers.is_empty() {
+        lab.start_issuers()?;
+    }
     Ok(lab)
 }
 
@@ -221,7 +234,7 @@ impl LabInit {
         let mut command = Command::new(SELF);
         command.arg(match kind {
             ProcessKind::Api => "lab-apiserver",
-            ProcessKind::Node => "lab-node",
+            _ => "lab-node",
         });
         command.arg("--directory").arg(self.directory.path()).arg("--cluster").arg(&cluster.name);
         command.stdin(input.map_or_else(Stdio::null, Stdio::from)).stdout(log.try_clone()?).stderr(log);
@@ -231,6 +244,24 @@ impl LabInit {
         let started = ClusterProcess { cluster: cluster.name.clone(), kind, expected: false };
         self.processes().insert(pid, started);
         Ok(())
+    }
+
+    /// Starts the server of issuers in the network of the bridge, which no cluster is in.
+    fn start_issuers(&self) -> Result<(), Box<dyn std::error::Error>> {
+        let log = File::options().create(true).append(true).open(self.directory.path().join(issuers::LOG))?;
+        let mut command = Command::new(SELF);
+        command.arg("lab-issuers").arg("--directory").arg(self.directory.path());
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        let started = ClusterProcess { cluster: String::new(), kind: ProcessKind::Issuers, expected: false };
+        self.processes().insert(i32::try_from(child.id())?, started);
+        Ok(())
+    }
+
+    fn log_of(&self, process: &ClusterProcess) -> PathBuf {
+        match process.kind {
+            ProcessKind::Issuers => self.directory.path().join(issuers::LOG),
+            kind => self.directory.cluster(&process.cluster).join(format!("{}.log", kind.name())),
+        }
     }
 
     fn processes(&self) -> std::sync::MutexGuard<'_, BTreeMap<i32, ClusterProcess>> {
@@ -249,8 +280,8 @@ impl LabInit {
                             (None, Some(signal)) => format!("signal {signal}"),
                             (None, None) => "unknown".to_owned(),
                         };
-                        let (cluster, process) = (started.cluster, started.kind.name().to_owned());
-                        report(launcher, &InitReport::Ended { cluster, process, how });
+                        let (process, log) = (started.described(), self.log_of(&started));
+                        report(launcher, &InitReport::Ended { process, log, how });
                     }
                 }
                 Ok(None) | Err(rustix::io::Errno::INTR) => {}

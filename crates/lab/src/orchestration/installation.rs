@@ -2,11 +2,21 @@
 
 use crate::orchestration::authorities::MeshAuthorities;
 use crate::topology::{Cluster, Topology};
-use install::{ControlPlane, Images, Installation};
+use install::{ControlPlane, Images, Installation, KeyServers};
+use ipnet::IpNet;
 
-/// Returns the parameters of the installation of `cluster`.
+/// How often controllers fetch the keys of issuers, in seconds, so that the rehearsal of a rotation takes no minutes.
+const KEY_REFRESH: u32 = 2;
+
+/// Returns the parameters of the installation of `cluster`. `issuers` is the certificate authority of the issuers of tokens,
+/// PEM, if the topology has any.
 #[must_use]
-pub fn of(topology: &Topology, cluster: &Cluster, authorities: &MeshAuthorities) -> Installation {
+pub fn of(
+    topology: &Topology,
+    cluster: &Cluster,
+    authorities: &MeshAuthorities,
+    issuers: Option<&str>,
+) -> Installation {
     let control_plane = match topology.cluster(cluster.primary()) {
         Some(primary) if primary.name != cluster.name => {
             ControlPlane::Remote { primary: primary.name.clone(), gateway: primary.gateway() }
@@ -26,6 +36,11 @@ pub fn of(topology: &Topology, cluster: &Cluster, authorities: &MeshAuthorities)
         proxy_container: topology.mesh.proxy_container.clone(),
         roots_pem: authorities.roots_pem().to_owned(),
         controller_issuer_pem: authorities.issuer_pem_of(cluster.primary()),
+        key_servers: issuers.map(|authorities_pem| KeyServers {
+            authorities_pem: authorities_pem.to_owned(),
+            addresses: topology.issuer_addresses().into_iter().map(IpNet::from).collect(),
+            refresh_seconds: KEY_REFRESH,
+        }),
         mesh_config: mesh_config(topology),
         injected_namespaces: injected_namespaces(topology, cluster),
     }
@@ -65,7 +80,7 @@ mod tests {
     }
 
     fn signing(topology: &Topology, cluster: &str, authorities: &MeshAuthorities) -> Vec<install::SigningSecret> {
-        match of(topology, topology.cluster(cluster).expect("a cluster"), authorities).control_plane {
+        match of(topology, topology.cluster(cluster).expect("a cluster"), authorities, None).control_plane {
             ControlPlane::Local { signing } => signing,
             ControlPlane::Remote { .. } => Vec::new(),
         }
@@ -84,7 +99,7 @@ mod tests {
             }
         }
         assert!(signing(&topology, "east", &authorities).is_empty(), "a remote holds no signing key");
-        let east = of(&topology, topology.cluster("east").expect("a cluster"), &authorities);
+        let east = of(&topology, topology.cluster("east").expect("a cluster"), &authorities, None);
         let ControlPlane::Remote { primary, gateway } = east.control_plane else { panic!("east is a remote") };
         assert_eq!((primary.as_str(), gateway.to_string().as_str()), ("west", "203.0.113.10"));
         assert_eq!(east.gateway_address.map(|address| address.to_string()).as_deref(), Some("203.0.113.20"));

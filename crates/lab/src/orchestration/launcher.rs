@@ -16,6 +16,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::cluster::NODE_SOCKET;
 use super::init::{InitReport, InitRequest};
+use super::issuers::{self, IssuersError};
 use super::keys::{ClusterKeys, KeysError, merged};
 use super::state::{ClusterRecord, LabDirectory, LabName, LabRecord, LabState, StateError, start_of};
 use super::{control, handover, init};
@@ -43,6 +44,9 @@ pub enum LauncherError {
     /// The keys of a cluster cannot be generated.
     #[error(transparent)]
     ClusterKeys(#[from] KeysError),
+    /// The keys of the issuers cannot be generated.
+    #[error(transparent)]
+    Issuers(#[from] IssuersError),
     /// A system call failed.
     #[error("cannot {action}: {}", client_error::system(.source))]
     Io {
@@ -96,6 +100,8 @@ pub struct RunningLab {
     pub kubeconfigs: Vec<String>,
     /// Certificate authorities of the API servers, PEM, in the order of the topology.
     pub authorities: Vec<String>,
+    /// Certificate authority of the issuers of tokens, PEM, if the topology has any.
+    pub issuers_authority: Option<String>,
     /// Whether the lab runs without root.
     pub rootless: bool,
     /// When the lab was started.
@@ -154,6 +160,7 @@ impl RunningLab {
             clusters.push(record);
             listeners.push(listener);
         }
+        let issuers_authority = issuers::create(directory, &topology.issuers)?;
         directory.write("kubeconfig", merged(&kubeconfigs).as_bytes())?;
         directory.write("topology.json", &serde_json::to_vec(&topology).unwrap_or_default())?;
         let pid = std::process::id();
@@ -185,6 +192,7 @@ impl RunningLab {
             record,
             kubeconfigs,
             authorities,
+            issuers_authority,
             rootless: false,
             begin,
             messages: Some(messages),

@@ -64,8 +64,11 @@ pub fn build(topology: &Topology) -> Result<Vec<NetNamespace>, NetworksError> {
     outer.up("lo")?;
     outer.add_bridge(BRIDGE)?;
     for family in IpFamily::ALL {
-        if topology.clusters.iter().any(|cluster| cluster.ip_families.contains(&family)) {
+        if topology.has_family(family) {
             outer.add_address(BRIDGE, family.on_bridge(BRIDGE_HOST))?;
+            if !topology.issuers.is_empty() {
+                outer.add_address(BRIDGE, IpNet::from(family.issuers().addr()))?;
+            }
         }
     }
     outer.up(BRIDGE)?;

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use clap::ValueEnum;
 use futures_util::{SinkExt, StreamExt};
-use http::header::{CONTENT_TYPE, HOST, TE};
+use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, TE};
 use http::{HeaderMap, Request, Uri, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
@@ -24,6 +24,19 @@ const WEBSOCKET_MESSAGE: usize = 100_000;
 
 /// Most bytes that an echo may have.
 const LARGEST_ECHO: usize = 64 << 20;
+
+/// A header of requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallHeader(HeaderName, HeaderValue);
+
+/// Parses `name: value`.
+pub(super) fn header(text: &str) -> Result<CallHeader, String> {
+    let invalid = || format!("{text:?} is not a header, such as 'x-user: ada'");
+    let (name, value) = text.split_once(':').ok_or_else(invalid)?;
+    let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| invalid())?;
+    let value = HeaderValue::from_str(value.trim()).map_err(|_| invalid())?;
+    Ok(CallHeader(name, value))
+}
 
 /// Protocol of an `http://` URL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -100,13 +113,14 @@ pub(super) struct CallResult {
 pub(super) struct CallClient {
     target: CallTarget,
     protocol: CallProtocol,
+    headers: Vec<CallHeader>,
     idle: Mutex<Vec<http1::SendRequest<Full<Bytes>>>>,
     shared: tokio::sync::Mutex<Option<http2::SendRequest<Full<Bytes>>>>,
 }
 
 impl CallClient {
-    pub(super) fn new(target: CallTarget, protocol: CallProtocol) -> Self {
-        Self { target, protocol, idle: Mutex::default(), shared: tokio::sync::Mutex::default() }
+    pub(super) fn new(target: CallTarget, protocol: CallProtocol, headers: Vec<CallHeader>) -> Self {
+        Self { target, protocol, headers, idle: Mutex::default(), shared: tokio::sync::Mutex::default() }
     }
 
     /// Sends one request. The error describes what went wrong.
@@ -146,7 +160,10 @@ impl CallClient {
             }
         };
         let path = self.target.uri.path_and_query().map_or("/", |path| path.as_str());
-        let request = Request::get(path).header(HOST, self.authority()).body(Full::default()).map_err(chain)?;
+        let mut request = Request::get(path).header(HOST, self.authority()).body(Full::default()).map_err(chain)?;
+        for CallHeader(name, value) in &self.headers {
+            request.headers_mut().append(name, value.clone());
+        }
         let response = sender.send_request(request).await.map_err(chain)?;
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.map_err(chain)?.to_bytes();

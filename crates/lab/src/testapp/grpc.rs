@@ -40,7 +40,7 @@ pub(super) fn answer(
     failing: Option<u16>,
 ) -> Response<AppBody> {
     if let Some(status) = failing {
-        return replies(Vec::new(), UNAVAILABLE, &format!("failing on request with {status}"));
+        return failed(&format!("failing on request with {status}"));
     }
     let reply = || framed(&EchoReply { answer: answer.clone(), echo: message(body) }.encode_to_vec());
     match path {
@@ -51,8 +51,23 @@ pub(super) fn answer(
         }
         // SERVING
         "/grpc.health.v1.Health/Check" => replies(vec![framed(&[0x08, 0x01])], 0, ""),
-        _ => replies(Vec::new(), UNIMPLEMENTED, "the methods are isthmus.testapp.Echo/Unary and /Stream"),
+        _ => unimplemented("the methods are isthmus.testapp.Echo/Unary and /Stream"),
     }
+}
+
+/// Returns the response with one message.
+pub(super) fn one(message: &[u8]) -> Response<AppBody> {
+    replies(vec![framed(message)], 0, "")
+}
+
+/// Returns the response of a service that cannot answer now.
+pub(super) fn failed(text: &str) -> Response<AppBody> {
+    replies(Vec::new(), UNAVAILABLE, text)
+}
+
+/// Returns the response to a method that does not exist.
+pub(super) fn unimplemented(text: &str) -> Response<AppBody> {
+    replies(Vec::new(), UNIMPLEMENTED, text)
 }
 
 /// Returns the first message of a body; empty if the body is incomplete.

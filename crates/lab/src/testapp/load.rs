@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::client::{CallClient, CallProtocol, CallTarget};
+use super::client::{CallClient, CallHeader, CallProtocol, CallTarget};
 
 /// Most requests of a plan.
 const MAX_COUNT: usize = 100_000;
@@ -30,6 +30,8 @@ pub struct CallPlan {
     pub target: CallTarget,
     /// Protocol of the calls.
     pub protocol: CallProtocol,
+    /// Headers of requests over HTTP/1.1.
+    pub headers: Vec<CallHeader>,
     /// Number of calls.
     pub count: usize,
     /// Calls per second.
@@ -95,6 +97,8 @@ pub struct Latency {
 pub struct Timeline {
     /// URL of the target.
     pub url: String,
+    /// When the first call was due, in milliseconds since 1970.
+    pub started_ms: f64,
     /// Calls per second.
     pub rate: f64,
     /// Number of successful calls: HTTP status below 400, gRPC status 0.
@@ -132,9 +136,9 @@ impl CallPlan {
 
     /// Makes the calls and returns their timeline.
     pub async fn run(self) -> Timeline {
-        let client = Arc::new(CallClient::new(self.target.clone(), self.protocol));
+        let client = Arc::new(CallClient::new(self.target.clone(), self.protocol, self.headers));
         let waiting = Arc::new(AtomicUsize::new(0));
-        let start = Instant::now();
+        let (start, started) = (Instant::now(), SystemTime::now());
         let mut calls = JoinSet::new();
         let mut samples = Vec::with_capacity(self.count);
         for number in 0..self.count {
@@ -159,7 +163,8 @@ impl CallPlan {
         while let Some(done) = calls.join_next().await {
             samples.extend(done.ok());
         }
-        Timeline::of(self.target.to_string(), self.rate, samples)
+        let started_ms = started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1000.0;
+        Timeline { started_ms, ..Timeline::of(self.target.to_string(), self.rate, samples) }
     }
 }
 
@@ -197,6 +202,7 @@ impl Timeline {
         requests.sort_by(|a, b| a.at_ms.total_cmp(&b.at_ms));
         let mut timeline = Self {
             url,
+            started_ms: 0.0,
             rate,
             ok: 0,
             failed: 0,

@@ -113,6 +113,7 @@ fn plan<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<CallPlan, String> {
             Some("grpc") => CallProtocol::Grpc,
             Some(other) => return Err(format!("unknown protocol {other}; protocols are http1, http2 and grpc")),
         },
+        headers: Vec::new(),
         count: number("count", 1.0)? as usize,
         rate: number("rate", 10.0)?,
         timeout: get("timeout").map_or(Ok(std::time::Duration::from_secs(5)), duration)?,

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use super::answer::AppAnswer;
 use super::app::App;
 use super::response::{AppBody, full, page};
-use super::{grpc, pages, websocket};
+use super::{authorizer, grpc, pages, websocket};
 use crate::console::print_stderr;
 
 /// Largest request body, in bytes.
@@ -37,8 +37,17 @@ const REQUESTS: Family = Family {
     labels: &["protocol", "code"],
 };
 
+/// What an HTTP port answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HttpPort {
+    /// The application.
+    Application,
+    /// The external authorization server.
+    Authorizer,
+}
+
 /// Accepts connections until drain. Connections finish their current request.
-pub(super) async fn http(mut acceptor: Acceptor, app: Arc<App>, mut drain: Watch) {
+pub(super) async fn http(port: HttpPort, mut acceptor: Acceptor, app: Arc<App>, mut drain: Watch) {
     loop {
         let (stream, peer) = tokio::select! {
             accepted = acceptor.next() => match accepted {
@@ -52,19 +61,24 @@ pub(super) async fn http(mut acceptor: Acceptor, app: Arc<App>, mut drain: Watch
         };
         let (app, guard, mut leaving) = (Arc::clone(&app), drain.guard(), drain.clone());
         tokio::spawn(async move {
-            connection(stream, peer, app, &mut leaving).await;
+            connection(port, stream, peer, app, &mut leaving).await;
             drop(guard);
         });
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, app: Arc<App>, leaving: &mut Watch) {
+async fn connection(port: HttpPort, stream: TcpStream, peer: SocketAddr, app: Arc<App>, leaving: &mut Watch) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1024);
     let service = service_fn(|request| {
         let app = Arc::clone(&app);
-        async move { Ok::<_, Infallible>(respond(request, peer, &app).await) }
+        async move {
+            Ok::<_, Infallible>(match port {
+                HttpPort::Application => respond(request, peer, &app).await,
+                HttpPort::Authorizer => authorizer::answer(request, app).await,
+            })
+        }
     });
     let mut serving = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     tokio::select! {

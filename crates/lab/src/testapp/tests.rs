@@ -26,7 +26,7 @@ fn start(cluster: &str) -> Running {
         (listener.local_addr().unwrap(), Acceptor::new(listener).unwrap())
     };
     let ((http, http_port), (echo, echo_port), (banner, banner_port)) = (bind(), bind(), bind());
-    tokio::spawn(serve::http(http_port, Arc::clone(&app), watch.clone()));
+    tokio::spawn(serve::http(HttpPort::Application, http_port, Arc::clone(&app), watch.clone()));
     tokio::spawn(tcp::serve(echo_port, None, watch.clone()));
     tokio::spawn(tcp::serve(banner_port, Some(Arc::clone(&app)), watch));
     Running { http, echo, banner, signal, app }
@@ -44,7 +44,14 @@ async fn ask(address: SocketAddr, request: &str) -> (u16, serde_json::Value) {
 }
 
 async fn run_plan(url: String, protocol: CallProtocol, count: usize) -> Timeline {
-    let plan = CallPlan { target: url.parse().unwrap(), protocol, count, rate: 500.0, timeout: Duration::from_secs(5) };
+    let plan = CallPlan {
+        target: url.parse().unwrap(),
+        protocol,
+        headers: Vec::new(),
+        count,
+        rate: 500.0,
+        timeout: Duration::from_secs(5),
+    };
     plan.check().unwrap();
     plan.run().await
 }
@@ -212,6 +219,7 @@ async fn a_target_that_stops_shows_in_the_timeline() {
         target: format!("http://{}", running.http).parse().unwrap(),
         protocol: CallProtocol::Http1,
         // Two seconds, so that calls are left after the stop on a busy machine too.
+        headers: Vec::new(),
         count: 400,
         rate: 200.0,
         timeout: Duration::from_secs(1),

@@ -10,10 +10,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use super::model::Cluster;
+use super::model::{Cluster, Topology};
 
 /// Port of the API server for other clusters.
 pub const API_PORT: u16 = 6443;
+
+/// Host of the issuers of tokens on the bridge, after the LoadBalancer addresses of nine clusters.
+const ISSUERS_HOST: u8 = 100;
 
 /// An IP family, by its name in `Service.spec.ipFamilies`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -97,6 +100,12 @@ impl IpFamily {
         }
     }
 
+    /// Returns the address of the lab's issuers of tokens on the bridge between clusters, outside of every cluster.
+    #[must_use]
+    pub fn issuers(self) -> IpNet {
+        self.on_bridge(ISSUERS_HOST)
+    }
+
     /// Returns the address of a cluster on the link between the clusters of one network, with the link's prefix.
     #[must_use]
     pub fn on_shared_network(self, host: u8) -> IpNet {
@@ -161,6 +170,21 @@ pub(super) fn following(range: IpNet, steps: usize) -> Option<IpNet> {
 #[must_use]
 pub(super) fn overlap(one: IpNet, other: IpNet) -> bool {
     one.contains(&other) || other.contains(&one)
+}
+
+impl Topology {
+    /// Reports whether a cluster has the family.
+    #[must_use]
+    pub fn has_family(&self, family: IpFamily) -> bool {
+        self.clusters.iter().any(|cluster| cluster.ip_families.contains(&family))
+    }
+
+    /// Returns the addresses of the issuers of tokens, one of each family that a cluster has.
+    #[must_use]
+    pub fn issuer_addresses(&self) -> Vec<IpAddr> {
+        let families = IpFamily::ALL.into_iter().filter(|family| self.has_family(*family));
+        families.map(|family| family.issuers().addr()).collect()
+    }
 }
 
 impl Cluster {

@@ -1,5 +1,6 @@
 //! Conversion of a parsed file to a topology in which every reference resolves.
 
+mod issuers;
 mod links;
 mod names;
 mod networks;
@@ -12,6 +13,7 @@ use serde_saphyr::Spanned;
 use super::diagnostic::{Problem, with_nearest};
 use super::file;
 use super::model::{Cluster, MAX_CLUSTERS, Mesh, Network, Role, Topology};
+use issuers::issuers;
 use links::links;
 use names::{CheckResult, label, or_none};
 use networks::{Networks, ip_families};
@@ -41,7 +43,19 @@ pub(super) fn check(path: &Path, raw: file::TopologyFile) -> CheckResult<Topolog
     name_controllers(&mut workloads);
     let manifests = manifests(path, &raw.spec.manifests, &clusters)?;
     let exports = exports(&raw.spec.exports, &clusters, &workloads, !manifests.is_empty())?;
-    Ok(Topology { name, path: path.to_owned(), mesh, networks, links, clusters, workloads, exports, manifests })
+    let issuers = issuers(&raw.spec.issuers)?;
+    Ok(Topology {
+        name,
+        path: path.to_owned(),
+        mesh,
+        networks,
+        links,
+        clusters,
+        workloads,
+        exports,
+        issuers,
+        manifests,
+    })
 }
 
 /// The names that the container of injected sidecars may have.

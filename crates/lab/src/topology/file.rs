@@ -55,6 +55,9 @@ pub struct TopologySpec {
     /// Services that other clusters may use.
     #[serde(default)]
     pub exports: Vec<Spanned<ExportEntry>>,
+    /// Issuers of tokens that the lab serves.
+    #[serde(default)]
+    pub issuers: Vec<Spanned<IssuerEntry>>,
     /// Manifests to apply.
     #[serde(default)]
     pub manifests: Vec<Spanned<ManifestEntry>>,
@@ -195,6 +198,16 @@ pub struct ExportEntry {
     pub namespace: Option<Spanned<String>>,
     /// Default every cluster that has the service.
     pub clusters: Option<Vec<Spanned<String>>>,
+}
+
+/// An entry of `spec.issuers`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct IssuerEntry {
+    /// Host name, such as `auth.example.com`. The issuer is `https://<host>`.
+    pub host: Spanned<String>,
+    /// Algorithm that signs tokens: `RS256` (the default), `ES256` or `EdDSA`.
+    pub algorithm: Option<Spanned<String>>,
 }
 
 /// An entry of `spec.manifests`.

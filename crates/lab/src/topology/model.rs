@@ -31,6 +31,8 @@ pub struct Topology {
     pub workloads: Vec<Workload>,
     /// Services that other clusters may use, in addition to exported workloads.
     pub exports: Vec<Export>,
+    /// Issuers of tokens that the lab serves.
+    pub issuers: Vec<TokenIssuer>,
     /// Manifests to apply when the mesh is up.
     pub manifests: Vec<Manifest>,
 }
@@ -221,6 +223,54 @@ pub struct Export {
     pub namespace: String,
     /// Names of the clusters that export the service.
     pub clusters: Vec<String>,
+}
+
+/// A server outside of the clusters whose keys sign tokens of end users.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenIssuer {
+    /// Host name of the server.
+    pub host: String,
+    /// Algorithm of its keys.
+    pub algorithm: TokenAlgorithm,
+}
+
+impl TokenIssuer {
+    /// Returns the value of the claim `iss`, which is the URL that the issuer is served at.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("https://{}", self.host)
+    }
+}
+
+/// An algorithm that signs tokens, by its name in RFC 7518 and RFC 8037.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TokenAlgorithm {
+    /// RSA with 2048 bits, PKCS #1 and SHA-256.
+    #[default]
+    #[serde(rename = "RS256")]
+    Rs256,
+    /// ECDSA with P-256 and SHA-256.
+    #[serde(rename = "ES256")]
+    Es256,
+    /// Ed25519.
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+}
+
+impl TokenAlgorithm {
+    /// Every algorithm.
+    pub const ALL: [Self; 3] = [Self::Rs256, Self::Es256, Self::EdDsa];
+
+    /// Returns the algorithm's name, as in a token's header.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Es256 => "ES256",
+            Self::EdDsa => "EdDSA",
+        }
+    }
 }
 
 /// A manifest to apply.

@@ -85,6 +85,22 @@ fn the_repositorys_topologies_are_valid() {
     }
 }
 
+#[test]
+fn an_issuer_signs_by_rs256_unless_it_says_otherwise() {
+    let text = GOOD.replace(
+        "  exports:",
+        "  issuers:\n    - host: auth.example.com\n    - {host: id.example.com, algorithm: EdDSA}\n  exports:",
+    );
+    let topology = parse(&text).unwrap_or_else(|error| panic!("{error}"));
+    let issuers: Vec<_> = topology.issuers.iter().map(|issuer| (issuer.url(), issuer.algorithm)).collect();
+    let expected = [
+        ("https://auth.example.com".to_owned(), TokenAlgorithm::Rs256),
+        ("https://id.example.com".to_owned(), TokenAlgorithm::EdDsa),
+    ];
+    assert_eq!(issuers, expected);
+    assert!(parse(GOOD).is_ok_and(|topology| topology.issuers.is_empty()));
+}
+
 /// (text of the good file, its replacement, parts of the message)
 const BAD: &[(&str, &str, &[&str])] = &[
     ("v1alpha1", "v2", &["my.yaml:1:13: unknown apiVersion", "lab.isthmus.dev/v1alpha1"]),
@@ -223,6 +239,28 @@ const BAD: &[(&str, &str, &[&str])] = &[
         "version: v2",
         "version: v2\n      controller: statefulset",
         &["my.yaml:25:19: unknown controller of a workload \"statefulset\"", "Did you mean \"StatefulSet\"?"],
+    ),
+    (
+        "  networks:",
+        "  issuers: [{host: https://auth.example.com}]\n  networks:",
+        &["my.yaml:4:19: \"https://auth.example.com\" is not the host name of an issuer", "such as auth.example.com"],
+    ),
+    ("  networks:", "  issuers: [{host: auth}]\n  networks:", &["\"auth\" is not the host name", "one dot"]),
+    ("  networks:", "  issuers: [{host: 10.0.0.1}]\n  networks:", &["\"10.0.0.1\" is not the host name"]),
+    (
+        "  networks:",
+        "  issuers: [{host: auth.default.svc.cluster.local}]\n  networks:",
+        &["has the name of a Service", "outside of cluster.local"],
+    ),
+    (
+        "  networks:",
+        "  issuers: [{host: a.example}, {host: a.example}]\n  networks:",
+        &["my.yaml:4:32: issuer \"a.example\" is listed twice"],
+    ),
+    (
+        "  networks:",
+        "  issuers: [{host: a.example, algorithm: HS256}]\n  networks:",
+        &["my.yaml:4:42: unknown algorithm of an issuer \"HS256\"", "RS256, ES256, EdDSA"],
     ),
     ("  networks:", "  mesh: {proxyContainer: envoy}\n  networks:", &["\"envoy\" is not a name", "istio-proxy"]),
     ("delay: 20ms", "podCIDR: 10.96.0.0/16", &["is the service range"]),

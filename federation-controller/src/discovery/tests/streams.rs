@@ -307,6 +307,62 @@ async fn a_stream_ends_when_its_certificate_expires() {
     bench.stop().await;
 }
 
+/// The PeerAuthentication of the mesh, with a mode.
+fn mode_of_mesh(mode: &str) -> Object {
+    use crate::objects::Record as _;
+    let object = serde_json::json!({
+        "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
+        "metadata": {"name": "default", "namespace": "istio-system"}, "spec": {"mtls": {"mode": mode}},
+    });
+    let policy = objects::PeerAuthentication::extract(api::security::PeerAuthentication::from_value(&object)).unwrap();
+    Object::PeerAuthentication(policy)
+}
+
+/// Waits for more than so many changes, and returns the number of changes with which the inventory is published.
+async fn published_after(bench: &Bench, changes: u64) -> u64 {
+    loop {
+        match bench.shared.state.read_published(|_| ()).await.1 {
+            published if published > changes => return published,
+            _ => tokio::time::sleep(Duration::from_millis(2)).await,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_is_current_once_it_has_acknowledged_every_policy_of_its_workload() {
+    let bench = Bench::start(Limits::default()).await;
+    bench.fill(mesh_of(1, 1)).await;
+    let proxy = bench.frontend();
+    let current = || bench.shared.proxies.list().iter().map(|proxy| proxy.current()).max().unwrap_or(0);
+    assert_eq!(proxy.demand(Kind::Workload, "west/default/frontend-1").await, Outcome::Present);
+    assert_eq!(current(), 0, "it has not subscribed to the mode of the mesh");
+    assert_eq!(proxy.demand(Kind::PeerAuthentication, "mesh").await, Outcome::Present);
+    let before = published_after(&bench, 0).await;
+    eventually("the proxy is current", || current() >= before).await;
+
+    // The workload has another policy, to which the proxy subscribes after it has acknowledged the workload.
+    bench.put(mode_of_mesh("STRICT")).await;
+    let with_policy = published_after(&bench, before).await;
+    eventually("the workload arrives", || proxy.changes() >= 3).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(current() < with_policy, "it does not have the policy");
+    assert_eq!(proxy.demand(Kind::PeerAuthentication, "west/istio-system/default").await, Outcome::Present);
+    eventually("the proxy is current", || current() >= with_policy).await;
+
+    // A proxy that rejects a version keeps the last one.
+    proxy.store.inner.lock().unwrap().reject = true;
+    bench.put(mode_of_mesh("PERMISSIVE")).await;
+    let rejected = published_after(&bench, with_policy).await;
+    eventually("the policy is rejected", || bench.shared.state.metrics.nacks() == 1).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(current() < rejected);
+    proxy.store.inner.lock().unwrap().reject = false;
+    bench.put(mode_of_mesh("DISABLE")).await;
+    let last = published_after(&bench, rejected).await;
+    eventually("the proxy is current", || current() >= last).await;
+    bench.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rejected_resource_is_counted_and_not_pushed_again() {
     let bench = Bench::start(Limits::default()).await;

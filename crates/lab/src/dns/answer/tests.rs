@@ -38,7 +38,8 @@ fn view() -> ClusterView {
 
 /// The answer as text: `code` or the records' data.
 fn asked(name: &str, kind: RecordType) -> String {
-    let answer = answer(&view(), &Name::from_ascii(name).expect("a name"), kind);
+    let outside = [("auth.example.com".to_owned(), vec!["203.0.113.100".parse().expect("an address")])].into();
+    let answer = answer(&view(), &outside, &Name::from_ascii(name).expect("a name"), kind);
     if answer.records.is_empty() {
         assert_eq!(answer.authoritative, answer.soa.is_some(), "{name}");
         return format!("{:?}", answer.code);
@@ -90,6 +91,10 @@ fn names() {
         ("5.0.244.10.in-addr.arpa.", PTR, "db-0.db.default.svc.cluster.local."),
         ("9.0.96.10.in-addr.arpa.", PTR, "NXDomain"),
         ("example.com.", A, "ServFail"),
+        ("auth.example.com.", A, "203.0.113.100"),
+        ("Auth.Example.com.", A, "203.0.113.100"),
+        ("auth.example.com.", AAAA, "NoError"),
+        ("x.auth.example.com.", A, "ServFail"),
         ("reviews.", A, "NXDomain"),
     ];
     for (name, kind, expected) in cases {
