@@ -1,5 +1,6 @@
 //! The sidecar's admin pages: its configuration as received and as used.
 
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -24,6 +25,8 @@ pub(crate) struct Shown {
     pub(crate) identity: Arc<OnceLock<Identity>>,
     /// The proxy's name in discovery.
     pub(crate) node: Arc<OnceLock<String>>,
+    /// The address of the pod.
+    pub(crate) address: Arc<OnceLock<IpAddr>>,
 }
 
 impl Shown {
@@ -49,7 +52,9 @@ pub(crate) fn add(admin: Admin, shown: &Shown) -> Admin {
         .page(
             "/authz",
             "the policies in force; ?port=…&method=…&path=…&principal=… for a decision",
-            move |query| authz::answer(&policies.newest().unwrap_or_default(), query),
+            move |query| {
+                authz::answer(&policies.newest().unwrap_or_default(), policies.address.get().copied(), query)
+            },
         )
         .section("mesh", move || mesh.newest().map_or(Value::Null, |snapshot| config(&snapshot)))
         .section("configs", move || {
