@@ -60,6 +60,15 @@ pub struct CaseRequest {
     /// The headers. `{n}` in a value stands for the number of a repetition.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
+    /// Headers that are sent a second time, with another value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub repeated: BTreeMap<String, String>,
+    /// Whether the head of the request is sent as it is written, without a client that checks it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub raw: bool,
+    /// Whether the token of the request is at a place that no rule reads.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unread: bool,
     /// What the server does, by attempt: see [`crate::server::script`].
     #[serde(default)]
     pub script: Option<String>,
