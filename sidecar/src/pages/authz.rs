@@ -20,9 +20,10 @@ const RULES: usize = 20;
 pub(super) fn answer(snapshot: &MeshSnapshot, own: Option<IpAddr>, query: &Query) -> Reply {
     let decided = match query.get("port") {
         None => Ok(policies(snapshot)),
-        Some(port) => {
-            port.parse().map_err(|_| format!("{port:?} is not a port")).and_then(|port| decide(snapshot, own, query, port))
-        }
+        Some(port) => port
+            .parse()
+            .map_err(|_| format!("{port:?} is not a port"))
+            .and_then(|port| decide(snapshot, own, query, port)),
     };
     match decided {
         Ok(value) => Reply::json(&value),

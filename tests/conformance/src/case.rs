@@ -15,9 +15,7 @@ use serde_json::{Value, json};
 
 mod request;
 
-pub use request::{CaseRequest, Protocol, Summary};
-
-use crate::policies::tokens::CaseToken;
+pub use request::{CaseRequest, CaseToken, Protocol, Summary};
 
 /// The test bed of a kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -191,7 +189,7 @@ impl Case {
         let mut case: Self = serde_json::from_value(value)?;
         ensure!(!case.requests.is_empty(), "no requests");
         if bed == TestBed::Policies {
-            case.config.iter_mut().try_for_each(|object| crate::policies::complete(object, &name))?;
+            case.config.iter_mut().try_for_each(|object| complete_policy(object, &name))?;
             return Ok(case);
         }
         for object in &mut case.config {
@@ -236,8 +234,16 @@ fn complete(object: &mut Value, name: &str) -> Result<()> {
     complete_with(object, "networking.istio.io/v1", name, "shop")
 }
 
+/// The policies' group has a version of its own.
+fn complete_policy(object: &mut Value, name: &str) -> Result<()> {
+    let security = ["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"];
+    let is_security = object["kind"].as_str().is_some_and(|kind| security.contains(&kind));
+    let api_version = if is_security { "security.istio.io/v1" } else { "networking.istio.io/v1" };
+    complete_with(object, api_version, name, "SLOT")
+}
+
 /// Fills in what users write in every object.
-pub(crate) fn complete_with(object: &mut Value, api_version: &str, name: &str, namespace: &str) -> Result<()> {
+fn complete_with(object: &mut Value, api_version: &str, name: &str, namespace: &str) -> Result<()> {
     let Some(fields) = object.as_object_mut() else { bail!("an object of `config` is no mapping") };
     ensure!(fields.contains_key("kind") && fields.contains_key("spec"), "an object of `config` needs kind and spec");
     fields.entry("apiVersion").or_insert(json!(api_version));

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject as _;
@@ -46,11 +46,12 @@ pub fn write(directory: &Path) -> Result<()> {
         std::fs::write(directory.join(format!("{name}.pem")), certificate.pem())?;
         std::fs::write(directory.join(format!("{name}.key")), key.serialize_pem())?;
     }
-    for identity in crate::policies::identities() {
+    for identity in crate::places::identities() {
         let mut parameters = CertificateParams::new(Vec::new())?;
-        parameters.subject_alt_names.push(SanType::URI(format!("spiffe://cluster.local/{}", identity.path()).try_into()?));
-        parameters.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        parameters
+            .subject_alt_names
+            .push(SanType::URI(format!("spiffe://cluster.local/{}", identity.path()).try_into()?));
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate()?;
         let certificate = parameters.signed_by(&key, &issuers[0])?;
         std::fs::write(directory.join(format!("{}.pem", identity.file())), certificate.pem())?;

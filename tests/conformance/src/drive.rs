@@ -111,9 +111,8 @@ async fn record_in(
             recording.cases.insert(case.name.clone(), RecordedCase { case: case.fingerprint(), outcomes });
         }
         let names = Kind::read_all(&directory.with_file_name("cases"))?;
-        let known = |name: &str| {
-            names.iter().any(|of| of.name == kind.name && of.cases.iter().any(|case| case.name == name))
-        };
+        let known =
+            |name: &str| names.iter().any(|of| of.name == kind.name && of.cases.iter().any(|case| case.name == name));
         recording.cases.retain(|name, _| known(name));
         recording.write(directory, &kind.name)?;
     }

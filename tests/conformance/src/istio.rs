@@ -103,7 +103,10 @@ fn settings_file(directory: &Path) -> PathBuf {
 /// Writes the settings of the mesh, which istiod reads again when they change.
 pub(crate) fn write_settings(directory: &Path, settings: &str) -> Result<()> {
     let log = access_log(directory);
-    std::fs::write(settings_file(directory), format!("accessLogFile: {}\naccessLogFormat: {ACCESS_LOG:?}{MESH}{settings}", log.display()))?;
+    std::fs::write(
+        settings_file(directory),
+        format!("accessLogFile: {}\naccessLogFormat: {ACCESS_LOG:?}{MESH}{settings}", log.display()),
+    )?;
     Ok(())
 }
 

@@ -16,6 +16,7 @@ pub mod drive;
 pub mod istio;
 pub mod ledger;
 pub mod outcome;
+pub mod places;
 pub mod policies;
 pub mod report;
 pub mod run;

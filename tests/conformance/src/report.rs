@@ -101,7 +101,11 @@ impl Report {
             }
         }
         for (name, lines) in &self.disagreements {
-            let _ = writeln!(text, "{name}: `isthmus authz test` does not agree with the data path\n  {}", lines.join("\n  "));
+            let _ = writeln!(
+                text,
+                "{name}: `isthmus authz test` does not agree with the data path\n  {}",
+                lines.join("\n  ")
+            );
         }
         text
     }

@@ -108,10 +108,8 @@ impl Secret {
         } else if let Some(file) = name.strip_prefix("file-root:") {
             secret.validation = roots(Path::new(file));
         } else if name == "default" {
-            secret.certificate = pair(
-                &directory.join(format!("{identity}.pem")),
-                &directory.join(format!("{identity}.key")),
-            );
+            secret.certificate =
+                pair(&directory.join(format!("{identity}.pem")), &directory.join(format!("{identity}.key")));
         } else {
             secret.validation = roots(&directory.join("ca.pem"));
         }

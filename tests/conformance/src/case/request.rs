@@ -1,8 +1,9 @@
-//! Requests of cases.
+//! Requests of cases, and their tokens.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// The protocol of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +100,23 @@ pub struct CaseRequest {
     /// The share of repetitions by which a count may differ.
     #[serde(default)]
     pub tolerance: f64,
+}
+
+/// A token of a case.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct CaseToken {
+    /// The key that signs it: `rsa` by default.
+    pub key: Option<String>,
+    /// Members of its header beside `alg` and `kid`, or instead of them; those that are null are absent.
+    pub header: Map<String, Value>,
+    /// Claims beside `iss`, `sub` and `exp`, or instead of them; those that are null are absent. A text such as `now-90` is a time in
+    /// seconds.
+    pub claims: Map<String, Value>,
+    /// Its signature, if it is not the key's.
+    pub signature: Option<String>,
+    /// The whole token, if it is none.
+    pub text: Option<String>,
 }
 
 fn http_port_number() -> u16 {

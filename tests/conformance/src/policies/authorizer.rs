@@ -37,7 +37,9 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
     let wanted = get("x-ext-authz");
     let status = match wanted {
         "allow" => StatusCode::OK,
-        other => other.parse::<u16>().ok().and_then(|code| StatusCode::from_u16(code).ok()).unwrap_or(StatusCode::FORBIDDEN),
+        other => {
+            other.parse::<u16>().ok().and_then(|code| StatusCode::from_u16(code).ok()).unwrap_or(StatusCode::FORBIDDEN)
+        }
     };
     // What it was asked.
     let asked = format!(

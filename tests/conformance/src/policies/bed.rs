@@ -9,11 +9,12 @@ use anyhow::{Context as _, Result, bail};
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 
+use super::pods;
 use super::tokens::Keys;
-use super::{CLIENTS, PLAIN, PodIdentity, pods};
 use crate::bed::{Bed, Mesh};
 use crate::client::{self, Order};
 use crate::istio;
+use crate::places::{CLIENTS, PLAIN, PodIdentity};
 
 /// How long a policy may take to be in force.
 const IN_FORCE: Duration = Duration::from_secs(60);
@@ -48,9 +49,11 @@ fn settings() -> Value {
     let mut prefixed = http.clone();
     (prefixed["pathPrefix"], prefixed["includeRequestBodyInCheck"]) =
         (json!("/prefix"), json!({"maxRequestBytes": 64, "allowPartialMessage": true}));
-    let silent = |open: bool| json!({
-        "service": "authorizer.shop.svc.cluster.local", "port": 8001, "timeout": "0.5s", "failOpen": open, "statusOnError": "503",
-    });
+    let silent = |open: bool| {
+        json!({
+            "service": "authorizer.shop.svc.cluster.local", "port": 8001, "timeout": "0.5s", "failOpen": open, "statusOnError": "503",
+        })
+    };
     json!({
         "enableAutoMtls": true,
         "trustDomainAliases": ["old.example", "older.example"],
@@ -75,10 +78,16 @@ impl PolicyBed {
         bed.apply(pods::accounts()).await?;
         bed.apply(pods::services()).await?;
         let mut bed = Self {
-            bed, keys: Keys::default(), addresses: BTreeMap::new(), settings: Value::Null, generation: 0, istiod: None,
+            bed,
+            keys: Keys::default(),
+            addresses: BTreeMap::new(),
+            settings: Value::Null,
+            generation: 0,
+            istiod: None,
         };
-        let servers = super::namespaces_of_servers();
-        let servers = servers.iter().map(|namespace| (pods::server(&directory, namespace), PodIdentity::of_server(namespace)));
+        let servers = crate::places::namespaces_of_servers();
+        let servers =
+            servers.iter().map(|namespace| (pods::server(&directory, namespace), PodIdentity::of_server(namespace)));
         let clients = CLIENTS.map(|client| (pods::client(&directory, client), PodIdentity::of_client(client)));
         let mut sidecars: Vec<(Value, PodIdentity)> = servers.chain(clients).collect();
         if let Mesh::Istio(programs) = mesh {
@@ -135,10 +144,12 @@ impl PolicyBed {
             let mut all = wanted.clone();
             all["accessLogFile"] = json!("/dev/stdout");
             all["accessLogFormat"] = json!(istio::ACCESS_LOG);
-            self.bed.apply(vec![json!({
-                "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "istio", "namespace": "istio-system"},
-                "data": {"mesh": all.to_string()},
-            })]).await?;
+            self.bed
+                .apply(vec![json!({
+                    "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "istio", "namespace": "istio-system"},
+                    "data": {"mesh": all.to_string()},
+                })])
+                .await?;
         }
         self.settings = wanted;
         if !is_first {
@@ -213,7 +224,11 @@ impl PolicyBed {
 
     async fn shows(&self, server: &str, mark: &str) -> Result<()> {
         let begun = Instant::now();
-        let page = if self.bed.is_istio() { "/config_dump?resource=dynamic_listeners&name_regex=virtualInbound" } else { "/authz" };
+        let page = if self.bed.is_istio() {
+            "/config_dump?resource=dynamic_listeners&name_regex=virtualInbound"
+        } else {
+            "/authz"
+        };
         loop {
             let text = self.page(server, page).await?;
             if text.contains(mark) && !text.contains("warming_state") {

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{CLIENTS, PLACES, PLAIN, SLOTS, slot};
 use crate::bed::pods::program;
 use crate::bed::{Mesh, split};
 use crate::client::socket;
+use crate::places::{CLIENTS, PLACES, PLAIN, SLOTS, slot};
 
 /// The namespaces of servers and clients.
 pub(super) fn namespaces(mesh: &Mesh) -> Vec<Value> {
@@ -26,7 +26,7 @@ pub(super) fn namespaces(mesh: &Mesh) -> Vec<Value> {
 pub(super) fn accounts() -> Vec<Value> {
     let account = |namespace: &str, name: &str| json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}});
     let mut accounts: Vec<Value> = CLIENTS.iter().map(|client| account(split(client).0, split(client).1)).collect();
-    accounts.extend(super::namespaces_of_servers().iter().map(|namespace| account(namespace, "server")));
+    accounts.extend(crate::places::namespaces_of_servers().iter().map(|namespace| account(namespace, "server")));
     accounts.extend(["shop", "legacy", "istio-system"].map(|namespace| account(namespace, "default")));
     accounts
 }
@@ -47,9 +47,11 @@ pub(super) fn services() -> Vec<Value> {
         port("tls", 443, 9443),
         port("tcp", 9000, 9000),
     ]);
-    let servers = super::namespaces_of_servers();
+    let servers = crate::places::namespaces_of_servers();
     let servers = servers.iter().map(|namespace| service(namespace, "server", ports.clone()));
-    servers.chain([service("shop", "authorizer", json!([port("http", 8000, 8000), port("grpc", 9001, 9001)]))]).collect()
+    servers
+        .chain([service("shop", "authorizer", json!([port("http", 8000, 8000), port("grpc", 9001, 9001)]))])
+        .collect()
 }
 
 /// The server of a namespace.

@@ -6,11 +6,12 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::bed::PolicyBed;
-use super::{CLIENTS, PLAIN, PodIdentity, tokens};
+use super::tokens;
 use crate::bed::split;
 use crate::case::{Case, Protocol};
 use crate::client::Order;
 use crate::outcome::Outcome;
+use crate::places::{CLIENTS, PLAIN, PodIdentity};
 
 /// One in so many cases is asked about by the command too.
 const BY_COMMAND: usize = 16;
@@ -112,10 +113,12 @@ async fn command(
 ) -> Result<()> {
     let (of, name) = split(from);
     let caller = if from == PLAIN { "none".to_owned() } else { format!("cluster.local/ns/{of}/sa/{name}") };
-    let field = |name: &str| fields.iter().find(|(of, _)| *of == name).map(|(_, value)| value.clone()).unwrap_or_default();
+    let field =
+        |name: &str| fields.iter().find(|(of, _)| *of == name).map(|(_, value)| value.clone()).unwrap_or_default();
     let method = if is_http { field("method") } else { "tcp".to_owned() };
-    let mut arguments =
-        ["authz", "test", "--namespace", namespace, &caller, "server", &method, &field("path")].map(str::to_owned).to_vec();
+    let mut arguments = ["authz", "test", "--namespace", namespace, &caller, "server", &method, &field("path")]
+        .map(str::to_owned)
+        .to_vec();
     for (name, value) in fields {
         if ["port", "host", "source", "remote", "cluster", "claims", "header"].contains(name) {
             arguments.extend([format!("--{name}"), value.clone()]);

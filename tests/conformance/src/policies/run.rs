@@ -85,7 +85,8 @@ pub async fn run(bed: &mut PolicyBed, cases: &[&Case], round: usize) -> Result<R
         bed.in_force(&servers).await?;
         for (name, why) in &refused {
             println!("{name} is refused: {why}");
-            let requests = wave.cases.iter().find(|(case, _)| case.name == *name).map_or(0, |(case, _)| case.requests.len());
+            let requests =
+                wave.cases.iter().find(|(case, _)| case.name == *name).map_or(0, |(case, _)| case.requests.len());
             let outcome = Outcome { refused: true, ..Outcome::default() };
             results.outcomes.insert(name.clone(), vec![outcome; requests]);
         }
@@ -112,7 +113,8 @@ pub async fn run(bed: &mut PolicyBed, cases: &[&Case], round: usize) -> Result<R
             {
                 results.asked += 1;
                 if !agrees {
-                    let what = format!("request {} {} {}: {answer}, but {outcome:?}", index + 1, request.method, request.path);
+                    let what =
+                        format!("request {} {} {}: {answer}, but {outcome:?}", index + 1, request.method, request.path);
                     results.disagreements.entry(ran.case.name.clone()).or_default().push(what);
                 }
             }
@@ -140,11 +142,8 @@ async fn requests<'a>(bed: &PolicyBed, case: &'a Case, namespace: String, round:
         tokio::time::sleep(Duration::from_millis(request.pause)).await;
         let id = format!("{}/{round}/{index}", case.name);
         let order = order(bed, request, &namespace, &tokens, &id)?;
-        let answer = if bed.bed.is_istio() {
-            None
-        } else {
-            question::ask(bed, case, index, &order, &namespace).await?
-        };
+        let answer =
+            if bed.bed.is_istio() { None } else { question::ask(bed, case, index, &order, &namespace).await? };
         let replies = client::order(&bed.bed.client_socket(&request.from), &order).await?;
         let reply = replies.into_iter().next().context("no reply")?;
         let seen = bed.bed.ledger().take(&format!("{id}.0"));
@@ -265,7 +264,8 @@ mod tests {
 
     #[test]
     fn the_log_says_why_policies_refuse() {
-        let log = "a/0/1.0 - via_upstream x\na/0/1.0 - rbac_access_denied_matched_policy[none] -\nb - via_upstream x\n\n";
+        let log =
+            "a/0/1.0 - via_upstream x\na/0/1.0 - rbac_access_denied_matched_policy[none] -\nb - via_upstream x\n\n";
         let found: Vec<_> = details(log).into_iter().collect();
         assert_eq!(found, [("a/0/1.0", "rbac_access_denied_matched_policy[none]")]);
     }

@@ -8,31 +8,15 @@ use anyhow::{Context as _, Result};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+
+use crate::case::CaseToken;
 
 #[path = "../../../../crates/policy/src/jwt/tests/issuer.rs"]
 #[allow(dead_code, reason = "tests of the policies' own crate use the rest")]
 mod issuer;
 
 use issuer::{SigningKey, key_set};
-
-/// A token of a case.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct CaseToken {
-    /// The key that signs it: `rsa` by default.
-    pub key: Option<String>,
-    /// Members of its header beside `alg` and `kid`, or instead of them; those that are null are absent.
-    pub header: Map<String, Value>,
-    /// Claims beside `iss`, `sub` and `exp`, or instead of them; those that are null are absent. A text such as `now-90` is a time in
-    /// seconds.
-    pub claims: Map<String, Value>,
-    /// Its signature, if it is not the key's.
-    pub signature: Option<String>,
-    /// The whole token, if it is none.
-    pub text: Option<String>,
-}
 
 /// The keys of a run, which are made when they are needed.
 #[derive(Default)]
@@ -112,7 +96,9 @@ fn merged(mut base: Value, with: &Map<String, Value>) -> Result<Value> {
         fields.extend(with.clone());
         fields.retain(|_, value| !value.is_null());
         for value in fields.values_mut() {
-            if let Some(seconds) = value.as_str().and_then(|text| text.strip_prefix("now")).filter(|text| !text.is_empty()) {
+            if let Some(seconds) =
+                value.as_str().and_then(|text| text.strip_prefix("now")).filter(|text| !text.is_empty())
+            {
                 let seconds: i64 = seconds.parse().with_context(|| format!("{value} is no time"))?;
                 *value = json!(now.saturating_add_signed(seconds));
             }
