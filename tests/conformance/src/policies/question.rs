@@ -1,8 +1,9 @@
 //! What the sidecar says that it decides about a request: the question of `isthmus authz test`, to the same page.
 
 use std::fmt::{self, Write as _};
+use std::net::IpAddr;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde_json::Value;
 
 use super::bed::PolicyBed;
@@ -22,6 +23,8 @@ pub struct Answer {
     /// Whether the request is allowed; none if another server decides.
     allowed: Option<bool>,
     text: String,
+    /// What is wrong with the answer itself: the question is not understood, or the command answers something else.
+    problem: Option<String>,
 }
 
 impl Answer {
@@ -30,6 +33,9 @@ impl Answer {
     pub fn agrees(&self, outcome: &Outcome) -> Option<bool> {
         let is_token = outcome.status == Some(401)
             || outcome.details.as_deref().is_some_and(|details| details.starts_with("jwt_authn"));
+        if self.problem.is_some() {
+            return Some(false);
+        }
         // A request that is not valid, or whose token is not, is refused before policies see it.
         if is_token || outcome.status == Some(400) {
             return None;
@@ -40,14 +46,14 @@ impl Answer {
 
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "isthmus authz test answers {}", self.text.trim())
+        write!(f, "isthmus authz test answers {} {}", self.text.trim(), self.problem.as_deref().unwrap_or_default())
     }
 }
 
 /// Asks about a request before it is sent. Returns none if the command cannot express it.
 ///
 /// # Errors
-/// Returns an error if the sidecar does not answer, or the command answers something else than its page.
+/// Returns an error if the sidecar does not answer, or the command cannot be run.
 pub(super) async fn ask(
     bed: &PolicyBed,
     case: &Case,
@@ -82,8 +88,9 @@ pub(super) async fn ask(
         fields.push(("cluster", "west".to_owned()));
     }
     fields.push(("source", bed.address(&request.from)?.to_string()));
-    if let Some(remote) = order.headers.get("x-forwarded-for").and_then(|value| value.rsplit(',').next()) {
-        fields.push(("remote", remote.trim().to_owned()));
+    let remote = order.headers.get("x-forwarded-for").and_then(|value| value.rsplit(',').next());
+    if let Some(remote) = remote.and_then(|remote| remote.trim().parse::<IpAddr>().ok()) {
+        fields.push(("remote", remote.to_string()));
     }
     let read = case.config.iter().any(|object| object["kind"] == "RequestAuthentication") && !request.unread;
     if read && let Some(claims) = claims(case, index)? {
@@ -94,15 +101,16 @@ pub(super) async fn ask(
     let mut query = String::from("/authz?");
     fields.iter().for_each(|(name, value)| _ = write!(query, "{name}={}&", escaped(value)));
     let text = bed.page(namespace, query.trim_end_matches('&')).await?;
-    let page: Value = serde_json::from_str(&text).with_context(|| format!("{query}: {text}"))?;
-    let answer = Answer { allowed: page["allowed"].as_bool(), text };
+    let page = serde_json::from_str(&text).unwrap_or(Value::Null);
+    let problem = page.is_null().then(|| format!("to {query}"));
+    let mut answer = Answer { allowed: page["allowed"].as_bool(), text, problem };
     if index == 0 && case.name.bytes().map(usize::from).sum::<usize>() % BY_COMMAND == 0 {
-        command(bed, &request.from, namespace, is_http, &fields, answer.allowed).await?;
+        answer.problem = command(bed, &request.from, namespace, is_http, &fields, answer.allowed).await?;
     }
     Ok(Some(answer))
 }
 
-/// Asks by the command.
+/// Asks by the command, and returns its answer if that is not the page's.
 async fn command(
     bed: &PolicyBed,
     from: &str,
@@ -110,7 +118,7 @@ async fn command(
     is_http: bool,
     fields: &[(&str, String)],
     allowed: Option<bool>,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let (of, name) = split(from);
     let caller = if from == PLAIN { "none".to_owned() } else { format!("cluster.local/ns/{of}/sa/{name}") };
     let field =
@@ -131,8 +139,7 @@ async fn command(
         Some(false) => !is_allowed && output.starts_with("refused"),
         None => !is_allowed && output.starts_with("undecided"),
     };
-    anyhow::ensure!(expected, "isthmus {}: {output}", arguments.join(" "));
-    Ok(())
+    Ok((!expected).then(|| format!("and the command: isthmus {}: {output}", arguments.join(" "))))
 }
 
 /// The claims of the token that a request has.
