@@ -26,6 +26,8 @@ const LOGS: Duration = Duration::from_millis(1500);
 const CHALLENGE: &str = "www-authenticate";
 /// The beginnings of response code details that policies cause.
 const DETAILS: [&str; 4] = ["rbac_access_denied", "jwt_authn_access_denied", "ext_authz_", "path_normalization"];
+/// Shorter texts are no tokens: they occur by chance.
+const SHORTEST: usize = 16;
 /// Statuses whose bodies are those of policies.
 const REFUSALS: [u16; 3] = [400, 401, 403];
 
@@ -190,9 +192,11 @@ fn outcome(ran: &Ran<'_>, raw: &Raw, details: &BTreeMap<&str, &str>) -> Outcome 
     let same = |text: &str| {
         let mut text = text.replace(&ran.namespace, "SLOT");
         for (name, token) in &ran.tokens {
-            text = text.replace(token, &format!("{{token:{name}}}"));
-            if let Some(payload) = token.split('.').nth(1).filter(|payload| !payload.is_empty()) {
-                text = text.replace(payload, &format!("{{payload:{name}}}"));
+            let payload = token.split('.').nth(1).unwrap_or_default();
+            for (what, part) in [("token", token.as_str()), ("payload", payload)] {
+                if part.len() >= SHORTEST {
+                    text = text.replace(part, &format!("{{{what}:{name}}}"));
+                }
             }
         }
         normal(&text)
