@@ -1,5 +1,6 @@
 //! The sidecar's admin pages: its configuration as received and as used.
 
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -27,6 +28,8 @@ pub(crate) struct Shown {
     pub(crate) node: Arc<OnceLock<String>>,
     /// The proxy's cluster, and what the workload has accepted.
     pub(crate) observed: Arc<OnceLock<(String, ObservedTraffic)>>,
+    /// The address of the pod.
+    pub(crate) address: Arc<OnceLock<IpAddr>>,
 }
 
 impl Shown {
@@ -53,7 +56,9 @@ pub(crate) fn add(admin: Admin, shown: &Shown) -> Admin {
         .page(
             "/authz",
             "the policies in force; ?port=…&method=…&path=…&principal=… for a decision",
-            move |query| authz::answer(&policies.newest().unwrap_or_default(), query),
+            move |query| {
+                authz::answer(&policies.newest().unwrap_or_default(), policies.address.get().copied(), query)
+            },
         )
         .page("/authz/observed", "what was accepted: callers, ports, methods and paths", move |_| {
             Reply::json(&traffic.get().map_or(Value::Null, |(cluster, traffic)| authz::observed(cluster, traffic)))

@@ -240,6 +240,7 @@ async fn run_sidecar(
             drain: watch,
         };
         let _ = shown.node.set(format!("{}.{}", options.pod, options.namespace));
+        let _ = shown.address.set(options.ip);
         let mut sidecar = workers::start(setup, move || enrolled.channel())?;
         // The cells are empty: they are set here only.
         let _ = shown.published.set(sidecar.published.clone());

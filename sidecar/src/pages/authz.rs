@@ -17,12 +17,14 @@ use serde_json::{Value, json};
 const RULES: usize = 20;
 
 /// Answers: without a parameter `port` the policies, otherwise the decision.
-pub(super) fn answer(snapshot: &MeshSnapshot, query: &Query) -> Reply {
+/// `own` is the address of the pod.
+pub(super) fn answer(snapshot: &MeshSnapshot, own: Option<IpAddr>, query: &Query) -> Reply {
     let decided = match query.get("port") {
         None => Ok(policies(snapshot)),
-        Some(port) => {
-            port.parse().map_err(|_| format!("{port:?} is not a port")).and_then(|port| decide(snapshot, query, port))
-        }
+        Some(port) => port
+            .parse()
+            .map_err(|_| format!("{port:?} is not a port"))
+            .and_then(|port| decide(snapshot, own, query, port)),
     };
     match decided {
         Ok(value) => Reply::json(&value),
@@ -88,7 +90,7 @@ fn action(action: &Action) -> &'static str {
     }
 }
 
-fn decide(snapshot: &MeshSnapshot, query: &Query, port: u16) -> Result<Value, String> {
+fn decide(snapshot: &MeshSnapshot, own: Option<IpAddr>, query: &Query, port: u16) -> Result<Value, String> {
     let address = |name: &str, otherwise: IpAddr| match query.get(name) {
         None | Some("") => Ok(otherwise),
         Some(text) => text.parse().map_err(|_| format!("{name}: {text:?} is not an IP address")),
@@ -98,25 +100,35 @@ fn decide(snapshot: &MeshSnapshot, query: &Query, port: u16) -> Result<Value, St
         id.parse::<SpiffeId>().map_err(|error| format!("principal: {error}"))
     });
     let principal = principal.transpose()?;
+    // Clients of the mesh send plaintext to ports with DISABLE.
+    let is_plaintext = snapshot.authentication.as_ref().is_some_and(|modes| modes.mode_of(port) == PeerMode::Disable);
+    let principal = principal.filter(|_| !is_plaintext);
     let source = address("source", IpAddr::V4(Ipv4Addr::UNSPECIFIED))?;
-    let headers = Described { lines: query.all("header").filter_map(|line| line.split_once(':')).collect(), query };
     let claims = query.get("claims").map(serde_json::from_str::<Value>).transpose();
     let claims = claims.map_err(|error| format!("claims: {error}"))?.map(DescribedClaims);
     let method = query.get("method").filter(|method| !method.is_empty());
-    let path = query.get("path").unwrap_or("/").split(['?', '#']).next().unwrap_or_default();
+    // Policies see the path in the form of the mesh, as the application does.
+    let target = query.get("path").unwrap_or("/").split('#').next().unwrap_or_default();
+    let (path, parameters) = target.split_once('?').map_or((target, None), |(path, of)| (path, Some(of)));
+    let Some(path) = snapshot.settings.path_normalization.of(path) else {
+        return Ok(json!({"allowed": false, "reason": "the path has an encoded NUL (%00)"}));
+    };
+    let target = parameters.map_or_else(|| path.to_string(), |of| format!("{path}?{of}"));
+    let lines = query.all("header").filter_map(|line| line.split_once(':')).collect();
+    let headers = Described { lines, target, query };
     let request = method.map(|method| Request {
         method,
-        path,
+        path: &path,
         host: query.get("host").unwrap_or_default(),
         headers: &headers,
         claims: claims.as_ref().map(|claims| claims as &dyn Claims),
     });
     let facts = Facts {
         principal: principal.as_ref(),
-        cluster: query.get("cluster").filter(|cluster| !cluster.is_empty()),
+        cluster: query.get("cluster").filter(|cluster| !cluster.is_empty() && !is_plaintext),
         source,
         remote: address("remote", source)?,
-        destination: address("destination", IpAddr::V4(Ipv4Addr::UNSPECIFIED))?,
+        destination: address("destination", own.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))?,
         port,
         server_name: query.get("sni"),
         request,
@@ -177,6 +189,8 @@ fn decision(snapshot: &MeshSnapshot, facts: &Facts<'_>) -> Value {
 /// Headers of the query: `header=name:value`.
 struct Described<'a> {
     lines: Vec<(&'a str, &'a str)>,
+    /// The path with the query.
+    target: String,
     query: &'a Query,
 }
 
@@ -185,7 +199,7 @@ impl Headers for Described<'_> {
         let text = |name| self.query.get(name).unwrap_or_default();
         match name {
             ":method" => matches(text("method").into()),
-            ":path" => matches(text("path").into()),
+            ":path" => matches(self.target.as_str().into()),
             ":authority" | "host" => matches(text("host").into()),
             ":scheme" => matches("http".into()),
             _ => {

@@ -6,15 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use futures_util::stream::{StreamExt as _, iter};
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{
-    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, LogParams, Patch, PatchParams,
-};
+use kube::api::{Api, DeleteParams, ListParams, LogParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::istio::Programs;
 use crate::ledger::Ledger;
@@ -22,7 +19,8 @@ use crate::{certificates, client, istio, server};
 use launcher::Launcher;
 
 mod launcher;
-mod pods;
+mod objects;
+pub(crate) mod pods;
 
 /// The clients, as NAMESPACE/NAME.
 pub const CLIENTS: [&str; 2] = ["shop/frontend", "bank/teller"];
@@ -30,8 +28,6 @@ pub const CLIENTS: [&str; 2] = ["shop/frontend", "bank/teller"];
 const READY: Duration = Duration::from_secs(120);
 /// How long a configuration may take to be in force.
 const IN_FORCE: Duration = Duration::from_secs(60);
-/// Objects that are applied at the same time.
-const APPLIED_AT_ONCE: usize = 16;
 
 /// What the clients' sidecars are.
 #[derive(Clone, Debug)]
@@ -46,6 +42,7 @@ pub enum Mesh {
 pub struct Bed {
     directory: tempfile::TempDir,
     launcher: Launcher,
+    kubeconfig: Kubeconfig,
     client: Client,
     ledger: Ledger,
     is_istio: bool,
@@ -53,11 +50,33 @@ pub struct Bed {
 }
 
 impl Bed {
-    /// Starts the lab and its pods.
+    /// Starts the lab and the pods of routing cases.
     ///
     /// # Errors
     /// Returns an error if they are not ready in time.
     pub async fn up(isthmus: &Path, mesh: &Mesh) -> Result<Self> {
+        let bed = Self::start(isthmus, mesh).await?;
+        bed.apply(pods::namespaces(mesh)).await?;
+        bed.apply(pods::accounts()).await?;
+        bed.apply(pods::servers(bed.directory.path())).await?;
+        let clients = CLIENTS.map(|client| pods::client(bed.directory.path(), client));
+        if let Mesh::Istio(programs) = mesh {
+            let programs = programs.copied(bed.directory.path())?;
+            bed.apply(pods::plaintext()).await?;
+            let istiod = bed.istiod(&programs, istio::ROUTING).await?;
+            let with_envoy = |pod| programs.with_envoy(pod, bed.directory.path(), istiod, "client");
+            bed.apply(clients.map(with_envoy).into()).await?;
+        } else {
+            bed.apply(clients.into()).await?;
+        }
+        for pod in pods::SERVERS.iter().map(|server| (server.namespace, server.pod)).chain(CLIENTS.map(split)) {
+            bed.ready(pod.0, pod.1).await?;
+        }
+        Ok(bed)
+    }
+
+    /// Starts the lab, without pods.
+    pub(crate) async fn start(isthmus: &Path, mesh: &Mesh) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("isthmus-conformance-").tempdir()?;
         open_to_all(directory.path())?;
         let path = |name: &str| directory.path().join(name);
@@ -77,31 +96,30 @@ impl Bed {
         let config = Config::from_custom_kubeconfig(kubeconfig.clone(), &KubeConfigOptions::default()).await?;
         let client = Client::try_from(config)?;
         let is_istio = matches!(mesh, Mesh::Istio(_));
-        let bed = Self { directory, launcher, client, ledger, is_istio, addresses: Default::default() };
-        bed.apply(pods::namespaces(mesh)).await?;
-        bed.apply(pods::accounts()).await?;
-        bed.apply(pods::servers(bed.directory.path())).await?;
-        if let Mesh::Istio(programs) = mesh {
-            let directory = bed.directory.path();
-            let programs = programs.copied(directory)?;
-            bed.without_admission().await?;
-            bed.apply(pods::plaintext()).await?;
-            bed.apply(vec![programs.istiod(directory, kubeconfig)?]).await?;
-            let istiod = bed.ready("istio-system", "istiod").await?;
-            let with_envoy = |client| programs.with_envoy(pods::client(directory, client), directory, client, istiod);
-            bed.apply(CLIENTS.map(with_envoy).into()).await?;
-        } else {
-            bed.apply(CLIENTS.map(|client| pods::client(bed.directory.path(), client)).into()).await?;
-        }
-        for pod in pods::SERVERS.iter().map(|server| (server.namespace, server.pod)).chain(CLIENTS.map(split)) {
-            bed.ready(pod.0, pod.1).await?;
-        }
-        Ok(bed)
+        Ok(Self { directory, launcher, kubeconfig, client, ledger, is_istio, addresses: Default::default() })
+    }
+
+    /// Starts istiod, and returns its address.
+    pub(crate) async fn istiod(&self, programs: &Programs, settings: &str) -> Result<IpAddr> {
+        self.without_admission().await?;
+        let istiod = programs.istiod(self.directory.path(), self.kubeconfig.clone(), settings)?;
+        self.apply(vec![istiod]).await?;
+        self.ready("istio-system", "istiod").await
     }
 
     /// Stops the lab.
     pub async fn down(self) {
         self.launcher.down().await;
+    }
+
+    /// Whether the proxies are Istio's.
+    pub fn is_istio(&self) -> bool {
+        self.is_istio
+    }
+
+    /// Runs `isthmus ARGUMENTS`, and returns whether it succeeds, and its output.
+    pub(crate) async fn isthmus(&self, arguments: &[&str]) -> Result<(bool, String)> {
+        self.launcher.run(arguments).await
     }
 
     /// The directory that pods see as well.
@@ -117,51 +135,6 @@ impl Bed {
     /// The socket of a client.
     pub fn client_socket(&self, client: &str) -> PathBuf {
         client::socket(self.directory.path(), client)
-    }
-
-    /// Applies objects, many at the same time.
-    ///
-    /// # Errors
-    /// Returns an error that names the objects that are refused.
-    pub async fn apply(&self, objects: Vec<Value>) -> Result<()> {
-        let refused = self.refused(objects.into_iter().map(|object| ((), object)).collect()).await;
-        let refused: Vec<String> = refused.into_iter().map(|((), why)| why).collect();
-        anyhow::ensure!(refused.is_empty(), "{}", refused.join("\n"));
-        Ok(())
-    }
-
-    /// Applies objects, many at the same time, and returns which are refused, and why.
-    pub async fn refused<K>(&self, objects: Vec<(K, Value)>) -> Vec<(K, String)> {
-        let all = iter(objects).map(|(key, object)| async move { (key, self.apply_one(object).await) });
-        let refused = all
-            .buffer_unordered(APPLIED_AT_ONCE)
-            .filter_map(|(key, applied)| async move { applied.err().map(|error| (key, error.to_string())) });
-        refused.collect().await
-    }
-
-    async fn apply_one(&self, object: Value) -> Result<()> {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let (kind, api_version) = (text(&object["kind"]), text(&object["apiVersion"]));
-        let (namespace, name) = (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
-        let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &kind));
-        let api: Api<DynamicObject> = match namespace.as_str() {
-            "" => Api::all_with(self.client.clone(), &resource),
-            namespace => Api::namespaced_with(self.client.clone(), namespace, &resource),
-        };
-        let parameters = PatchParams::apply("isthmus-conformance").force();
-        let applied = api.patch(&name, &parameters, &Patch::Apply(&object)).await;
-        let applied = applied.map_err(|error| match error {
-            kube::Error::Api(status) => anyhow::anyhow!("{kind} {namespace}/{name}: {}", status.message),
-            other => anyhow::Error::from(other).context(format!("{kind} {namespace}/{name}")),
-        })?;
-        if kind == "Service"
-            && let Some(address) = applied.data["spec"]["clusterIP"].as_str().and_then(|address| address.parse().ok())
-        {
-            let mut addresses = self.addresses.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            addresses.insert(format!("{name}.{namespace}"), address);
-        }
-        Ok(())
     }
 
     /// The address of a Service, as `NAME.NAMESPACE`.
@@ -180,7 +153,8 @@ impl Bed {
         Ok(())
     }
 
-    async fn ready(&self, namespace: &str, name: &str) -> Result<IpAddr> {
+    /// Waits until a pod is ready, and returns its address.
+    pub(crate) async fn ready(&self, namespace: &str, name: &str) -> Result<IpAddr> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let begun = Instant::now();
         loop {
@@ -203,7 +177,8 @@ impl Bed {
         }
     }
 
-    async fn log(&self, namespace: &str, pod: &str, container: &str) -> Result<String> {
+    /// The log of a container.
+    pub(crate) async fn log(&self, namespace: &str, pod: &str, container: &str) -> Result<String> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let parameters = LogParams { container: Some(container.to_owned()), ..LogParams::default() };
         Ok(pods.logs(pod, &parameters).await?)
@@ -221,29 +196,16 @@ impl Bed {
         }
     }
 
-    /// Waits until what was applied before is in force in all clients' proxies: a route that is applied last is.
+    /// Waits until what was applied before is in force in the proxies of clients: a route that is applied last is.
     ///
     /// # Errors
     /// Returns an error if it takes too long.
-    pub async fn in_force(&self, generation: usize) -> Result<()> {
+    pub async fn in_force(&self, generation: usize, clients: &[&str]) -> Result<()> {
         let mark = format!("generation {generation}");
         self.apply(pods::sentinel(&mark)).await?;
-        let order = client::Order {
-            address: (self.address("sentinel.shop")?, 80).into(),
-            protocol: crate::case::Protocol::Http1,
-            method: "GET".to_owned(),
-            host: "sentinel.shop.svc.cluster.local".to_owned(),
-            path: "/".to_owned(),
-            headers: BTreeMap::new(),
-            body: String::new(),
-            sni: None,
-            id: "sentinel".to_owned(),
-            times: 1,
-            concurrent: false,
-            reconnect: false,
-            cookies: false,
-        };
-        for client in CLIENTS {
+        let address = (self.address("sentinel.shop")?, 80).into();
+        let order = client::Order::get(address, "sentinel.shop.svc.cluster.local", "sentinel");
+        for client in clients {
             let begun = Instant::now();
             loop {
                 let replies = client::order(&self.client_socket(client), &order).await?;
@@ -257,14 +219,14 @@ impl Bed {
                     let last: Vec<&str> = log.lines().rev().take(20).collect();
                     bail!("the configuration is not in force for {client} after {IN_FORCE:?}: {replies:?}\n{last:#?}");
                 }
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
         Ok(())
     }
 }
 
-fn split(client: &str) -> (&str, &str) {
+pub(crate) fn split(client: &str) -> (&str, &str) {
     client.split_once('/').unwrap_or(("default", client))
 }
 

@@ -1,6 +1,8 @@
 //! Cases: a configuration as users write it, and requests. One file of `cases/` for each kind of behaviour.
 //!
-//! Every case has a Service of its own name in namespace `shop`, with port 80 for three versions of a server, and a DestinationRule
+//! A kind has a test bed: `routing`, or `policies`, whose cases are described in [`crate::policies`].
+//!
+//! In `routing`, every case has a Service of its own name in namespace `shop`, with port 80 for three versions of a server, and a DestinationRule
 //! with a subset for each version unless the case has one or says `subsets: false`. `HOST` in a case stands for its name, and
 //! `CERTIFICATES` for the directory of the certificates that [`crate::bed`] makes.
 
@@ -13,7 +15,18 @@ use serde_json::{Value, json};
 
 mod request;
 
-pub use request::{CaseRequest, Protocol, Summary};
+pub use request::{CaseRequest, CaseToken, Protocol, Summary};
+
+/// The test bed of a kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TestBed {
+    /// Clients whose sidecars are under test, and servers without any: [`crate::run`].
+    #[default]
+    Routing,
+    /// Servers whose sidecars are under test, and clients with several identities: [`crate::policies`].
+    Policies,
+}
 
 /// A kind of behaviour: the content of one file.
 #[derive(Clone, Debug)]
@@ -22,6 +35,8 @@ pub struct Kind {
     pub name: String,
     /// What the kind is about.
     pub about: String,
+    /// Where its cases run.
+    pub bed: TestBed,
     /// Its cases.
     pub cases: Vec<Case>,
 }
@@ -49,6 +64,18 @@ pub struct Case {
     /// What to observe beside status, version, and arrivals.
     #[serde(default)]
     pub observe: Observe,
+    /// Settings of the mesh that differ from those of the bed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<Value>,
+    /// Whether no other case runs at the same time, because an object is for the whole mesh.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub alone: bool,
+    /// The namespace of the server, if it is not one that is made for cases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Tokens of requests, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tokens: BTreeMap<String, CaseToken>,
     /// The requests, which are sent in order.
     pub requests: Vec<CaseRequest>,
 }
@@ -111,6 +138,8 @@ fn server() -> BTreeMap<String, String> {
 #[serde(deny_unknown_fields)]
 struct KindFile {
     about: String,
+    #[serde(default)]
+    bed: TestBed,
     cases: Vec<Value>,
 }
 
@@ -139,23 +168,30 @@ impl Kind {
             .with_context(|| file.display().to_string())?;
         let case = |value: Value| {
             let called = value["name"].as_str().unwrap_or_default().to_owned();
-            Case::from_value(value).with_context(|| format!("{}: case {called:?}", file.display()))
+            Case::from_value(value, content.bed).with_context(|| format!("{}: case {called:?}", file.display()))
         };
         let cases = content.cases.into_iter().map(case).collect::<Result<_>>()?;
-        Ok(Self { name, about: content.about, cases })
+        Ok(Self { name, about: content.about, bed: content.bed, cases })
     }
 }
 
 impl Case {
-    fn from_value(mut value: Value) -> Result<Self> {
+    fn from_value(mut value: Value, bed: TestBed) -> Result<Self> {
         let name = value["name"].as_str().context("a case has no name")?.to_owned();
         ensure!(
             name.len() <= 40
                 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'),
             "a name has at most 40 lower-case letters, digits and dashes"
         );
-        replace(&mut value, "HOST", &name);
+        if bed == TestBed::Routing {
+            replace(&mut value, "HOST", &name);
+        }
         let mut case: Self = serde_json::from_value(value)?;
+        ensure!(!case.requests.is_empty(), "no requests");
+        if bed == TestBed::Policies {
+            case.config.iter_mut().try_for_each(|object| complete_policy(object, &name))?;
+            return Ok(case);
+        }
         for object in &mut case.config {
             complete(object, &name)?;
         }
@@ -175,7 +211,6 @@ impl Case {
                 annotations: BTreeMap::new(),
             });
         }
-        ensure!(!case.requests.is_empty(), "no requests");
         Ok(case)
     }
 
@@ -195,15 +230,27 @@ impl Case {
     }
 }
 
-/// Fills in what users write in every object.
 fn complete(object: &mut Value, name: &str) -> Result<()> {
+    complete_with(object, "networking.istio.io/v1", name, "shop")
+}
+
+/// The policies' group has a version of its own.
+fn complete_policy(object: &mut Value, name: &str) -> Result<()> {
+    let security = ["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"];
+    let is_security = object["kind"].as_str().is_some_and(|kind| security.contains(&kind));
+    let api_version = if is_security { "security.istio.io/v1" } else { "networking.istio.io/v1" };
+    complete_with(object, api_version, name, "SLOT")
+}
+
+/// Fills in what users write in every object.
+fn complete_with(object: &mut Value, api_version: &str, name: &str, namespace: &str) -> Result<()> {
     let Some(fields) = object.as_object_mut() else { bail!("an object of `config` is no mapping") };
     ensure!(fields.contains_key("kind") && fields.contains_key("spec"), "an object of `config` needs kind and spec");
-    fields.entry("apiVersion").or_insert(json!("networking.istio.io/v1"));
+    fields.entry("apiVersion").or_insert(json!(api_version));
     let metadata = fields.entry("metadata").or_insert(json!({}));
     let metadata = metadata.as_object_mut().context("`metadata` is no mapping")?;
     metadata.entry("name").or_insert(json!(name));
-    metadata.entry("namespace").or_insert(json!("shop"));
+    metadata.entry("namespace").or_insert(json!(namespace));
     Ok(())
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
-    KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject as _;
@@ -22,7 +22,7 @@ const NAMES: [&str; 3] = ["*.shop.svc.cluster.local", "secure.example.com", "loc
 const SERVER: u64 = 7;
 
 /// Writes `ca.pem`, `other-ca.pem`, `server.pem`, `server.key`, `client.pem`, `client.key`, and `revoked.pem`, a list with the
-/// server's certificate.
+/// server's certificate; and a certificate and a key for each identity of the cases of policies.
 ///
 /// # Errors
 /// Returns an error if a file cannot be written.
@@ -45,6 +45,17 @@ pub fn write(directory: &Path) -> Result<()> {
         let certificate = parameters.signed_by(&key, &issuers[0])?;
         std::fs::write(directory.join(format!("{name}.pem")), certificate.pem())?;
         std::fs::write(directory.join(format!("{name}.key")), key.serialize_pem())?;
+    }
+    for identity in crate::places::identities() {
+        let mut parameters = CertificateParams::new(Vec::new())?;
+        parameters
+            .subject_alt_names
+            .push(SanType::URI(format!("spiffe://cluster.local/{}", identity.path()).try_into()?));
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate()?;
+        let certificate = parameters.signed_by(&key, &issuers[0])?;
+        std::fs::write(directory.join(format!("{}.pem", identity.file())), certificate.pem())?;
+        std::fs::write(directory.join(format!("{}.key", identity.file())), key.serialize_pem())?;
     }
     let server = RevokedCertParams {
         serial_number: SerialNumber::from(SERVER),

@@ -21,6 +21,8 @@ use crate::case::Protocol;
 use crate::certificates;
 use crate::server::joined;
 
+mod raw;
+
 /// The longest time of one request.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -39,6 +41,10 @@ pub struct Order {
     pub path: String,
     /// The headers. `{n}` stands for the number of a repetition.
     pub headers: BTreeMap<String, String>,
+    /// Headers that follow those of the same name.
+    pub repeated: BTreeMap<String, String>,
+    /// Whether the head is sent as it is written.
+    pub raw: bool,
     /// The body.
     pub body: String,
     /// The server name of TLS.
@@ -68,6 +74,29 @@ pub struct Reply {
     pub body: String,
     /// The time until the response's headers.
     pub milliseconds: u64,
+}
+
+impl Order {
+    /// A `GET /` without headers.
+    pub fn get(address: SocketAddr, host: &str, id: &str) -> Self {
+        Self {
+            address,
+            protocol: Protocol::Http1,
+            method: "GET".to_owned(),
+            host: host.to_owned(),
+            path: "/".to_owned(),
+            headers: BTreeMap::new(),
+            repeated: BTreeMap::new(),
+            raw: false,
+            body: String::new(),
+            sni: None,
+            id: id.to_owned(),
+            times: 1,
+            concurrent: false,
+            reconnect: false,
+            cookies: false,
+        }
+    }
 }
 
 /// The path of a client's socket.
@@ -145,6 +174,7 @@ async fn one(order: &Order, n: u32, session: &mut Session) -> Reply {
                 let name = order.sni.clone().unwrap_or_else(|| order.host.clone()).try_into()?;
                 line(connector.connect(name, connect(order).await?).await?, order, n).await
             }
+            _ if order.raw => raw::exchange(connect(order).await?, order, n).await,
             _ => http(order, n, session).await,
         }
     };
@@ -202,7 +232,7 @@ async fn http(order: &Order, n: u32, session: &mut Session) -> Result<Reply> {
 async fn send(order: &Order, n: u32, session: &mut Session) -> Result<Response<Incoming>> {
     let http1 = order.protocol == Protocol::Http1;
     let mut headers = HeaderMap::new();
-    for (name, value) in &order.headers {
+    for (name, value) in order.headers.iter().chain(&order.repeated) {
         headers.append(http::HeaderName::try_from(name)?, value.replace("{n}", &n.to_string()).try_into()?);
     }
     headers.insert("x-request-id", format!("{}.{n}", order.id).try_into()?);

@@ -31,11 +31,13 @@ fn of_request(request: &CaseRequest, recorded: &Outcome, got: &Outcome) -> Vec<S
         }
     };
     let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
+    differ("refused", recorded.refused.to_string(), got.refused.to_string());
     differ("status", format!("{:?}", recorded.status.unwrap_or(0)), format!("{:?}", got.status.unwrap_or(0)));
     differ("gRPC status", text(&recorded.grpc), text(&got.grpc));
     differ("version", text(&recorded.version), text(&got.version));
     differ("response headers", format!("{:?}", recorded.headers), format!("{:?}", got.headers));
     differ("body", format!("{:?}", recorded.body), format!("{:?}", got.body));
+    differ("details", text(&recorded.details), text(&got.details));
     differ("flags", text(&recorded.flags), text(&got.flags));
     differ("versions", format!("{:?}", recorded.versions), format!("{:?}", got.versions));
     if recorded.arrivals.len() == got.arrivals.len() {

@@ -6,36 +6,95 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 
 use crate::bed::{Bed, Mesh};
-use crate::case::{Case, Kind};
+use crate::case::{Case, Kind, TestBed};
 use crate::compare::differences;
 use crate::istio::Programs;
 use crate::outcome::{Outcome, RecordedCase, Recording};
+use crate::policies::bed::PolicyBed;
+use crate::policies::run::Results;
 use crate::report::{Report, Verdict};
-use crate::run;
+use crate::{policies, run};
 
 /// How often a case that differs is run again: something else may keep the machine busy.
 const AGAIN: usize = 2;
+
+/// A bed of either kind.
+enum AnyBed {
+    Routing(Bed),
+    Policies(PolicyBed),
+}
+
+impl AnyBed {
+    async fn up(of: TestBed, isthmus: &Path, mesh: &Mesh) -> Result<Self> {
+        Ok(match of {
+            TestBed::Routing => Self::Routing(Bed::up(isthmus, mesh).await?),
+            TestBed::Policies => Self::Policies(PolicyBed::up(isthmus, mesh).await?),
+        })
+    }
+
+    async fn down(self) {
+        match self {
+            Self::Routing(bed) => bed.down().await,
+            Self::Policies(bed) => bed.down().await,
+        }
+    }
+
+    /// Applies what is applied once, and returns the cases of which an object is refused.
+    async fn prepare(&self, cases: &[&Case]) -> Result<BTreeMap<String, String>> {
+        match self {
+            Self::Routing(bed) => run::apply(bed, cases).await,
+            Self::Policies(_) => Ok(BTreeMap::new()),
+        }
+    }
+
+    async fn run(&mut self, cases: &[&Case], round: usize) -> Result<Results> {
+        match self {
+            Self::Routing(bed) => {
+                let outcomes = run::run(bed, cases, round).await?;
+                Ok(Results { outcomes, ..Results::default() })
+            }
+            Self::Policies(bed) => policies::run::run(bed, cases, round).await,
+        }
+    }
+}
 
 /// Runs cases under Istio and writes their outcomes. Each case is run twice: one whose outcomes differ says nothing.
 ///
 /// # Errors
 /// Returns an error if a case cannot be run, or its outcomes differ from one time to the next.
 pub async fn record(isthmus: &Path, programs: &Programs, kinds: &[Kind], directory: &Path, keep: bool) -> Result<()> {
+    for bed in [TestBed::Routing, TestBed::Policies] {
+        let kinds = of_bed(kinds, bed);
+        if !kinds.is_empty() {
+            record_in(bed, isthmus, programs, &kinds, directory, keep).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn record_in(
+    of: TestBed,
+    isthmus: &Path,
+    programs: &Programs,
+    kinds: &[Kind],
+    directory: &Path,
+    keep: bool,
+) -> Result<()> {
     let (istiod, envoy) = programs.versions()?;
-    let bed = Bed::up(isthmus, &Mesh::Istio(programs.clone())).await?;
+    let mut bed = AnyBed::up(of, isthmus, &Mesh::Istio(programs.clone())).await?;
     let done = async {
         let cases = all(kinds);
-        let refused = run::apply(&bed, &cases).await?;
+        let refused = bed.prepare(&cases).await?;
         ensure!(refused.is_empty(), "refused: {refused:#?}");
-        let mut outcomes = run::run(&bed, &cases, 0).await?;
-        let mut unstable = unstable_cases(&cases, &outcomes, &run::run(&bed, &cases, 1).await?);
+        let mut outcomes = bed.run(&cases, 0).await?.outcomes;
+        let mut unstable = unstable_cases(&cases, &outcomes, &bed.run(&cases, 1).await?.outcomes);
         for round in 2..2 + AGAIN {
             let again: Vec<&Case> = cases.iter().copied().filter(|case| unstable.contains_key(&case.name)).collect();
             if again.is_empty() {
                 break;
             }
-            let first = run::run(&bed, &again, 2 * round).await?;
-            unstable = unstable_cases(&again, &first, &run::run(&bed, &again, 2 * round + 1).await?);
+            let first = bed.run(&again, 2 * round).await?.outcomes;
+            unstable = unstable_cases(&again, &first, &bed.run(&again, 2 * round + 1).await?.outcomes);
             outcomes.extend(first);
         }
         anyhow::Ok((outcomes, unstable))
@@ -52,7 +111,8 @@ pub async fn record(isthmus: &Path, programs: &Programs, kinds: &[Kind], directo
             recording.cases.insert(case.name.clone(), RecordedCase { case: case.fingerprint(), outcomes });
         }
         let names = Kind::read_all(&directory.with_file_name("cases"))?;
-        let known = |name: &str| names.iter().any(|kind| kind.cases.iter().any(|case| case.name == name));
+        let known =
+            |name: &str| names.iter().any(|of| of.name == kind.name && of.cases.iter().any(|case| case.name == name));
         recording.cases.retain(|name, _| known(name));
         recording.write(directory, &kind.name)?;
     }
@@ -80,6 +140,25 @@ fn unstable_cases(
 /// # Errors
 /// Returns an error if the cases cannot be run.
 pub async fn compare(isthmus: &Path, kinds: &[Kind], directory: &Path, keep: bool) -> Result<(Report, String)> {
+    let mut report = Report::default();
+    let mut versions = String::new();
+    for bed in [TestBed::Routing, TestBed::Policies] {
+        let kinds = of_bed(kinds, bed);
+        if !kinds.is_empty() {
+            versions = compare_in(bed, isthmus, &kinds, directory, keep, &mut report).await?;
+        }
+    }
+    Ok((report, versions))
+}
+
+async fn compare_in(
+    of: TestBed,
+    isthmus: &Path,
+    kinds: &[Kind],
+    directory: &Path,
+    keep: bool,
+    report: &mut Report,
+) -> Result<String> {
     let mut recorded = BTreeMap::new();
     let mut versions = String::new();
     for kind in kinds {
@@ -87,14 +166,13 @@ pub async fn compare(isthmus: &Path, kinds: &[Kind], directory: &Path, keep: boo
         versions = format!("istiod {} and Envoy {}", recording.istiod, recording.envoy);
         recorded.extend(recording.cases);
     }
-    let mut report = Report::default();
     let (cases, missing): (Vec<&Case>, Vec<&Case>) = all(kinds)
         .into_iter()
         .partition(|case| recorded.get(&case.name).is_some_and(|recorded| recorded.case == case.fingerprint()));
     report.verdicts.extend(missing.iter().map(|case| (case.name.clone(), Verdict::NotRecorded)));
-    let bed = Bed::up(isthmus, &Mesh::Isthmus).await?;
+    let mut bed = AnyBed::up(of, isthmus, &Mesh::Isthmus).await?;
     let done = async {
-        let refused = run::apply(&bed, &cases).await?;
+        let refused = bed.prepare(&cases).await?;
         let mut left = cases.clone();
         left.retain(|case| !refused.contains_key(&case.name));
         for case in cases.iter().filter(|case| refused.contains_key(&case.name)) {
@@ -102,13 +180,18 @@ pub async fn compare(isthmus: &Path, kinds: &[Kind], directory: &Path, keep: boo
             report.verdicts.insert(case.name.clone(), Verdict::of(case, vec![why]));
         }
         for round in 0..=AGAIN {
-            let outcomes = run::run(&bed, &left, round).await?;
+            let mut results = bed.run(&left, round).await?;
+            report.asked = report.asked.max(results.asked);
             left.retain(|case| {
-                let got = outcomes.get(&case.name).map(Vec::as_slice).unwrap_or_default();
+                let got = results.outcomes.get(&case.name).map(Vec::as_slice).unwrap_or_default();
                 let found = differences(case, &recorded[&case.name].outcomes, got);
-                let differs = !found.is_empty();
+                let differs = !found.is_empty() && case.differs.is_none();
                 report.verdicts.insert(case.name.clone(), Verdict::of(case, found));
-                differs && case.differs.is_none()
+                let disagrees = results.disagreements.remove(&case.name);
+                let again = differs || disagrees.is_some();
+                report.disagreements.remove(&case.name);
+                report.disagreements.extend(disagrees.map(|lines| (case.name.clone(), lines)));
+                again
             });
             if left.is_empty() {
                 break;
@@ -119,7 +202,11 @@ pub async fn compare(isthmus: &Path, kinds: &[Kind], directory: &Path, keep: boo
     let done = done.await;
     wait(keep);
     bed.down().await;
-    done.map(|()| (report, versions))
+    done.map(|()| versions)
+}
+
+fn of_bed(kinds: &[Kind], bed: TestBed) -> Vec<Kind> {
+    kinds.iter().filter(|kind| kind.bed == bed).cloned().collect()
 }
 
 fn all(kinds: &[Kind]) -> Vec<&Case> {

@@ -20,16 +20,20 @@ pub struct Programs {
     pub envoy: PathBuf,
 }
 
-/// The mesh's settings, without the file of the access log.
+/// The format of access logs, as in `topology.yaml`.
+pub(crate) const ACCESS_LOG: &str = "%REQ(X-REQUEST-ID)% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %UPSTREAM_CLUSTER%\n";
+
+/// The settings of the mesh in all beds, without those of the access log.
 const MESH: &str = r#"
-accessLogFormat: "%REQ(X-REQUEST-ID)% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %UPSTREAM_CLUSTER%\n"
 trustDomain: cluster.local
 rootNamespace: istio-system
 defaultProviders: {}
 enableTracing: false
 ingressControllerMode: "OFF"
-enableAutoMtls: false
 "#;
+
+/// The settings of the mesh of routing cases.
+pub(crate) const ROUTING: &str = "enableAutoMtls: false\n";
 
 /// The environment of istiod: without the filters that a stock Envoy lacks, and without certificates of its own.
 pub const ENVIRONMENT: [(&str, &str); 5] = [
@@ -92,6 +96,20 @@ pub(crate) fn access_log(directory: &Path) -> PathBuf {
     directory.join("access.log")
 }
 
+fn settings_file(directory: &Path) -> PathBuf {
+    directory.join("istiod-mesh.yaml")
+}
+
+/// Writes the settings of the mesh, which istiod reads again when they change.
+pub(crate) fn write_settings(directory: &Path, settings: &str) -> Result<()> {
+    let log = access_log(directory);
+    std::fs::write(
+        settings_file(directory),
+        format!("accessLogFile: {}\naccessLogFormat: {ACCESS_LOG:?}{MESH}{settings}", log.display()),
+    )?;
+    Ok(())
+}
+
 impl Programs {
     /// The versions of istiod and Envoy.
     ///
@@ -126,7 +144,7 @@ impl Programs {
     }
 
     /// The pod of istiod.
-    pub(crate) fn istiod(&self, directory: &Path, mut kubeconfig: Kubeconfig) -> Result<Value> {
+    pub(crate) fn istiod(&self, directory: &Path, mut kubeconfig: Kubeconfig, settings: &str) -> Result<Value> {
         for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
             cluster.server = Some("https://10.96.0.1:443".to_owned());
             cluster.insecure_skip_tls_verify = Some(true);
@@ -134,12 +152,12 @@ impl Programs {
         }
         let file = directory.join("istiod-kubeconfig.yaml");
         std::fs::write(&file, serde_json::to_vec(&kubeconfig)?)?;
-        let mesh = directory.join("istiod-mesh.yaml");
+        let mesh = settings_file(directory);
         // Users other than root cannot open /dev/stdout in a lab.
         let log = access_log(directory);
         std::fs::write(&log, "")?;
         std::fs::set_permissions(&log, std::fs::Permissions::from_mode(0o666))?;
-        std::fs::write(&mesh, format!("accessLogFile: {}{MESH}", log.display()))?;
+        write_settings(directory, settings)?;
         let environment = ENVIRONMENT.map(|(name, value)| json!({"name": name, "value": value}));
         Ok(json!({
             "apiVersion": "v1", "kind": "Pod",
@@ -158,9 +176,12 @@ impl Programs {
         }))
     }
 
-    /// A client's pod with Envoy instead of a sidecar of Isthmus. The rules that capture its traffic are the same.
-    pub(crate) fn with_envoy(&self, mut pod: Value, directory: &Path, client: &str, istiod: IpAddr) -> Value {
-        let (namespace, name) = client.split_once('/').unwrap_or(("default", client));
+    /// A pod with Envoy instead of a sidecar of Isthmus. The rules that capture its traffic are the same. `identity` is the name of
+    /// its certificate's files.
+    pub(crate) fn with_envoy(&self, mut pod: Value, directory: &Path, istiod: IpAddr, identity: &str) -> Value {
+        let text = |value: &Value| value.as_str().unwrap_or("default").to_owned();
+        let (namespace, name) = (text(&pod["metadata"]["namespace"]), text(&pod["metadata"]["name"]));
+        let account = text(&pod["spec"]["serviceAccountName"]);
         pod["metadata"]["labels"]["sidecar.istio.io/inject"] = json!("false");
         pod["spec"]["initContainers"] = json!([{
             "name": "init", "image": "isthmus/sidecar", "args": ["init"],
@@ -170,7 +191,7 @@ impl Programs {
         let labels = pod["metadata"]["labels"].clone();
         let metadata = json!({
             "NAMESPACE": namespace, "CLUSTER_ID": "Kubernetes", "ISTIO_VERSION": "1.30.0", "LABELS": labels,
-            "INTERCEPTION_MODE": "REDIRECT", "SERVICE_ACCOUNT": "default", "NETWORK": "net-west",
+            "INTERCEPTION_MODE": "REDIRECT", "SERVICE_ACCOUNT": account, "NETWORK": "net-west",
         });
         let admin = (Ipv4Addr::LOCALHOST, 15000).into();
         let bootstrap = bootstrap(&metadata, admin, (istiod, 15010).into(), crate::secrets::ADDRESS);
@@ -180,6 +201,7 @@ impl Programs {
                 "--config-yaml", bootstrap.to_string(), "--concurrency", "1", "--file-flush-interval-msec", "100",
                 "--service-node", format!("sidecar~$(INSTANCE_IP)~{name}.{namespace}~{namespace}.svc.cluster.local"),
                 "--service-cluster", format!("{name}.{namespace}"), "--log-level", "warning",
+                "--drain-time-s", "1", "--drain-strategy", "immediate",
             ],
             "env": [{"name": "INSTANCE_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
             "readinessProbe": {
@@ -191,7 +213,7 @@ impl Programs {
             containers.push(envoy);
         }
         if let Some(arguments) = pod["spec"]["containers"][0]["args"].as_array_mut() {
-            arguments.extend([json!("--secrets"), json!(directory)]);
+            arguments.extend([json!("--secrets"), json!(directory), json!("--identity"), json!(identity)]);
         }
         pod
     }

@@ -1,11 +1,12 @@
-//! Compares what VirtualService and DestinationRule do in a mesh of Isthmus with what they do in Istio.
+//! Compares what rules of routing and policies do in a mesh of Isthmus with what they do in Istio.
 //!
 //! [`case`] reads the cases of `cases/`: configurations as users write them, and requests. [`bed`] starts a lab with servers
 //! ([`server`]) and clients ([`client`]) in pods, and applies all configurations; the clients' pods have sidecars of Isthmus, or
 //! Envoys under Istio's control plane ([`istio`]). [`run`] sends the requests, and [`ledger`] knows what arrived where. [`secrets`] gives those Envoys
-//! certificates. What Istio
-//! does is recorded ([`outcome`]) in `recorded/`; [`compare`] finds the differences, and [`report`] prints them.
+//! certificates. [`policies`] has the bed of policies, whose
+//! servers have sidecars as well. What Istio does is recorded ([`outcome`]) in `recorded/`; [`compare`] finds the differences, and [`report`] prints them.
 
+pub mod agent;
 pub mod bed;
 pub mod case;
 pub mod certificates;
@@ -15,6 +16,8 @@ pub mod drive;
 pub mod istio;
 pub mod ledger;
 pub mod outcome;
+pub mod places;
+pub mod policies;
 pub mod report;
 pub mod run;
 pub mod secrets;

@@ -5,12 +5,14 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
+use isthmus_conformance::agent::Agent;
 use isthmus_conformance::case::{Case, Kind};
 use isthmus_conformance::istio::Programs;
+use isthmus_conformance::policies::authorizer;
 use isthmus_conformance::report::AGREEMENT;
-use isthmus_conformance::{client, drive, secrets, server};
+use isthmus_conformance::{drive, server};
 
-/// Compares routing in a lab with outcomes recorded from Istio
+/// Compares routing and policies in a lab with outcomes recorded from Istio
 #[derive(Debug, Parser)]
 #[command(name = "isthmus-conformance", version, arg_required_else_help = true)]
 struct Arguments {
@@ -42,16 +44,21 @@ enum Command {
     },
     /// Serve in a pod
     #[command(hide = true)]
-    Server(server::Options),
+    Server {
+        #[command(flatten)]
+        options: server::Options,
+        #[command(flatten)]
+        agent: Agent,
+    },
     /// Send requests from a pod
     #[command(hide = true)]
     Client {
-        #[arg(long)]
-        socket: PathBuf,
-        /// Serve an Envoy its secrets too, with files of this directory
-        #[arg(long)]
-        secrets: Option<PathBuf>,
+        #[command(flatten)]
+        agent: Agent,
     },
+    /// Decide for policies of action `CUSTOM`, in a pod
+    #[command(hide = true)]
+    Authorizer,
 }
 
 /// Which cases.
@@ -104,11 +111,11 @@ fn main() -> ExitCode {
                     kind.cases.iter().for_each(|case| println!("  {:<40} {}", case.name, case.about.trim()));
                 }
             }
-            Command::Server(options) => server::run(options).await?,
-            Command::Client { socket, secrets: None } => client::run(&socket).await?,
-            Command::Client { socket, secrets: Some(directory) } => {
-                tokio::try_join!(client::run(&socket), secrets::serve(secrets::ADDRESS, directory))?;
+            Command::Server { options, agent } => {
+                tokio::try_join!(server::run(options), agent.run())?;
             }
+            Command::Client { agent } => agent.run().await?,
+            Command::Authorizer => authorizer::run().await?,
         }
         Ok(ExitCode::SUCCESS)
     };

@@ -30,6 +30,9 @@ pub struct Arrival {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Outcome {
+    /// Whether an object of the case is refused, so that nothing is sent.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
     /// The status; 0 if there was no response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
@@ -45,6 +48,9 @@ pub struct Outcome {
     /// The body.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
+    /// Why a policy refuses the request: the response code details of the access log of the server's proxy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub details: Option<String>,
     /// The flags of the access log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flags: Option<String>,

@@ -43,6 +43,10 @@ impl Verdict {
 pub struct Report {
     /// By the name of the case.
     pub verdicts: BTreeMap<String, Verdict>,
+    /// Requests about which `isthmus authz test` does not answer what the data path does, by the name of the case.
+    pub disagreements: BTreeMap<String, Vec<String>>,
+    /// How many requests it was asked about.
+    pub asked: usize,
 }
 
 impl Report {
@@ -95,6 +99,13 @@ impl Report {
             for line in lines {
                 let _ = writeln!(text, "  {line}");
             }
+        }
+        for (name, lines) in &self.disagreements {
+            let _ = writeln!(
+                text,
+                "{name}: `isthmus authz test` does not agree with the data path\n  {}",
+                lines.join("\n  ")
+            );
         }
         text
     }

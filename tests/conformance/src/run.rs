@@ -53,7 +53,7 @@ pub async fn apply(bed: &Bed, cases: &[&Case]) -> Result<BTreeMap<String, String
         tokio::time::sleep(OLDER).await;
         refused.extend(bed.refused(later.into_iter().map(|(_, object)| object).collect()).await);
     }
-    bed.in_force(1).await?;
+    bed.in_force(1, &CLIENTS).await?;
     tokio::time::sleep(SETTLE).await;
     Ok(refused)
 }
@@ -118,6 +118,8 @@ async fn requests(bed: &Bed, case: &Case, round: usize) -> Result<Vec<Raw>> {
             host,
             path: request.path.clone(),
             headers,
+            repeated: request.repeated.clone(),
+            raw: request.raw,
             body: request.body.clone(),
             sni: request.sni.clone(),
             id: id.clone(),
@@ -194,7 +196,7 @@ fn summed_up(case: &Case, request: &CaseRequest, raw: Raw, flags: &BTreeMap<Stri
 }
 
 /// Replaces what differs from one lab to another: addresses of pods and Services with the ports of clients, and hashes in cookies.
-fn normal(value: &str) -> String {
+pub(crate) fn normal(value: &str) -> String {
     let mut text = String::new();
     let mut rest = value;
     while !rest.is_empty() {

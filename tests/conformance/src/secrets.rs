@@ -95,7 +95,7 @@ const SYSTEM: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/c
 
 impl Secret {
     /// Returns the secret of a name.
-    fn of(name: &str, directory: &Path) -> Self {
+    fn of(name: &str, directory: &Path, identity: &str) -> Self {
         let roots = |path: &Path| Some(CertificateValidation { roots: DataSource::of(path) });
         let pair =
             |chain: &Path, key: &Path| Some(TlsCertificate { chain: DataSource::of(chain), key: DataSource::of(key) });
@@ -108,7 +108,8 @@ impl Secret {
         } else if let Some(file) = name.strip_prefix("file-root:") {
             secret.validation = roots(Path::new(file));
         } else if name == "default" {
-            secret.certificate = pair(&directory.join("client.pem"), &directory.join("client.key"));
+            secret.certificate =
+                pair(&directory.join(format!("{identity}.pem")), &directory.join(format!("{identity}.key")));
         } else {
             secret.validation = roots(&directory.join("ca.pem"));
         }
@@ -116,17 +117,17 @@ impl Secret {
     }
 }
 
-/// Serves secrets until the process ends, with files of a directory: `client.pem`, `client.key` and `ca.pem`.
+/// Serves secrets until the process ends, with files of a directory: `IDENTITY.pem`, `IDENTITY.key` and `ca.pem`.
 ///
 /// # Errors
 /// Returns an error if the address cannot be bound.
-pub async fn serve(address: SocketAddr, directory: PathBuf) -> Result<()> {
+pub async fn serve(address: SocketAddr, directory: PathBuf, identity: String) -> Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
     loop {
         let (stream, _) = listener.accept().await?;
-        let directory = directory.clone();
+        let (directory, identity) = (directory.clone(), identity.clone());
         let service = service_fn(move |request| {
-            let answer = answer(request, directory.clone());
+            let answer = answer(request, directory.clone(), identity.clone());
             async move { Ok::<_, std::convert::Infallible>(answer) }
         });
         tokio::spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service));
@@ -134,10 +135,14 @@ pub async fn serve(address: SocketAddr, directory: PathBuf) -> Result<()> {
 }
 
 /// Answers each request for names that differ from those before.
-fn answer(request: Request<Incoming>, directory: PathBuf) -> Response<impl Body<Data = Bytes, Error = hyper::Error>> {
+fn answer(
+    request: Request<Incoming>,
+    directory: PathBuf,
+    identity: String,
+) -> Response<impl Body<Data = Bytes, Error = hyper::Error>> {
     let begin = (request.into_body(), BytesMut::new(), Vec::new());
     let frames = unfold(begin, move |(mut body, mut read, mut before)| {
-        let directory = directory.clone();
+        let (directory, identity) = (directory.clone(), identity.clone());
         async move {
             loop {
                 while let Some(request) = next(&mut read) {
@@ -146,7 +151,7 @@ fn answer(request: Request<Incoming>, directory: PathBuf) -> Response<impl Body<
                     }
                     let resource = |name: &String| Any {
                         type_url: request.type_url.clone(),
-                        value: Secret::of(name, &directory).encode_to_vec(),
+                        value: Secret::of(name, &directory, &identity).encode_to_vec(),
                     };
                     let response = SecretsResponse {
                         version: "1".to_owned(),

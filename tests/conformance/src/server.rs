@@ -44,6 +44,8 @@ pub struct Options {
 const HTTP: u16 = 8080;
 /// The second one, which a server can refuse.
 const SECOND_HTTP: u16 = 8081;
+/// Ports of HTTP: the first without a protocol in its Service, the second without a Service.
+const FURTHER_HTTP: [u16; 2] = [8082, 8083];
 /// The port of HTTP over TLS.
 const HTTPS: u16 = 8443;
 /// The port of HTTP over TLS with client certificates.
@@ -75,6 +77,9 @@ pub async fn run(options: Options) -> Result<()> {
     let (one_way, mutual) = (one_way?, mutual?);
     if !options.refuse {
         tokio::spawn(listen(SECOND_HTTP, None, false, Arc::clone(&server)));
+    }
+    for port in FURTHER_HTTP {
+        tokio::spawn(listen(port, None, false, Arc::clone(&server)));
     }
     tokio::try_join!(
         listen(HTTP, None, false, Arc::clone(&server)),

@@ -1,4 +1,4 @@
-//! Every field of VirtualServices and DestinationRules, and every word of an enumeration, has a case.
+//! Every field of rules of routing and of policies, and every word of an enumeration, has a case.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,6 +9,28 @@ use serde_json::Value;
 /// The blocks of a policy. Those of ports and of subsets are the same: each block has a case there, not each of its fields.
 const BLOCKS: [&str; 7] =
     ["loadBalancer", "connectionPool", "outlierDetection", "tls", "tunnel", "proxyProtocol", "retryBudget"];
+
+/// The kinds whose fields have cases.
+const KINDS: [&str; 5] =
+    ["VirtualService", "DestinationRule", "AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"];
+
+/// The keys of conditions of an AuthorizationPolicy, which its schema does not list.
+const CONDITIONS: [&str; 14] = [
+    "request.headers[",
+    "source.ip",
+    "remote.ip",
+    "source.namespace",
+    "source.principal",
+    "source.serviceAccount",
+    "source.trustDomain",
+    "request.auth.principal",
+    "request.auth.audiences",
+    "request.auth.presenter",
+    "request.auth.claims[",
+    "destination.ip",
+    "destination.port",
+    "connection.sni",
+];
 
 /// Fields that both validations refuse, or that cannot be observed in this test bed. `docs/conformance.md` says why.
 const NOT_OBSERVED: [&str; 8] = [
@@ -80,12 +102,12 @@ fn every_field_has_a_case() {
     let mut known = BTreeSet::new();
     for definition in install::definitions::all() {
         let kind = definition["spec"]["names"]["kind"].as_str().unwrap_or_default();
-        if ["VirtualService", "DestinationRule"].contains(&kind) {
+        if KINDS.contains(&kind) {
             let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
             fields(schema, kind, &mut known);
         }
     }
-    assert!(known.len() > 200, "{} fields", known.len());
+    assert!(known.len() > 250, "{} fields", known.len());
     let known: BTreeSet<String> = known.iter().map(|path| shortened(path)).collect();
     let mut set = BTreeSet::new();
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
@@ -100,4 +122,21 @@ fn every_field_has_a_case() {
     assert!(missing.is_empty(), "no case sets {missing:#?}");
     let observed: Vec<_> = NOT_OBSERVED.iter().filter(|path| set.contains(**path)).collect();
     assert!(observed.is_empty(), "cases set {observed:?}, which are listed as not observed");
+}
+
+#[test]
+fn every_condition_has_a_case_with_values_and_one_with_exclusions() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
+    let mut set = BTreeSet::new();
+    for case in Kind::read_all(&directory).unwrap().iter().flat_map(|kind| &kind.cases) {
+        let rules = case.config.iter().flat_map(|object| object["spec"]["rules"].as_array().into_iter().flatten());
+        for condition in rules.flat_map(|rule| rule["when"].as_array().into_iter().flatten()) {
+            let key = condition["key"].as_str().unwrap_or_default();
+            let of = ["values", "notValues"].into_iter().filter(|of| condition.get(of).is_some());
+            set.extend(of.map(|of| (key.split_inclusive('[').next().unwrap_or_default().to_owned(), of)));
+        }
+    }
+    let all = CONDITIONS.iter().flat_map(|key| ["values", "notValues"].map(|of| ((*key).to_owned(), of)));
+    let missing: Vec<_> = all.filter(|condition| !set.contains(condition)).collect();
+    assert!(missing.is_empty(), "no case has {missing:?}");
 }

@@ -5,6 +5,8 @@
 //! Parameters (`;…`, RFC 3986 §3.3) stay in every form, but a dot segment with parameters is a dot segment, as in Envoy since
 //! CVE-2026-73551: servers of servlets remove them first.
 
+use std::borrow::Cow;
+
 use http::{Uri, uri};
 
 /// The form to which paths are brought.
@@ -20,6 +22,14 @@ pub enum PathNormalization {
     MergeSlashes,
     /// Encoded slashes and backslashes are decoded before that.
     DecodeAndMergeSlashes,
+}
+
+impl PathNormalization {
+    /// Returns this form of a path without a query; `None` if requests with this path are refused.
+    pub fn of(self, path: &str) -> Option<Cow<'_, str>> {
+        let normal = normalized(path, self).ok()?;
+        Some(normal.map_or(Cow::Borrowed(path), Cow::Owned))
+    }
 }
 
 /// The path cannot be normalised: it has an encoded NUL, which ends a text for many applications.
@@ -174,7 +184,9 @@ mod tests {
         }
         for form in [PathNormalization::None, PathNormalization::Base, PathNormalization::DecodeAndMergeSlashes] {
             assert_eq!(normalized("/a%00b", form), Err(EncodedNul));
+            assert_eq!(form.of("/a%00b"), None);
         }
+        assert_eq!(PathNormalization::Base.of("/a/../b").as_deref(), Some("/b"));
     }
 
     #[test]

@@ -65,7 +65,8 @@ pub async fn start(mesh: &Mesh, rig: &Rig, cluster: &Cluster, services: usize) -
     await_status(at(15080), "/ready", 200, &mut istiod, rig)?;
 
     for pod in [CLIENT, SERVER] {
-        tokio::spawn(conformance::secrets::serve(address(pod.ip, SECRETS), certificates(mesh, rig, pod)?));
+        let secrets = certificates(mesh, rig, pod)?;
+        tokio::spawn(conformance::secrets::serve(address(pod.ip, SECRETS), secrets, "client".to_owned()));
     }
     let mut inbound = envoy(rig, SERVER)?;
     let mut outbound = envoy(rig, CLIENT)?;

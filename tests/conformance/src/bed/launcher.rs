@@ -41,11 +41,20 @@ impl Launcher {
 
     /// The output of `isthmus ARGUMENTS`.
     pub(super) async fn output(&self, arguments: &[&str]) -> Result<String> {
-        let output = program(&self.directory).args(arguments).output().await?;
-        if !output.status.success() {
-            bail!("isthmus {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        match self.run(arguments).await? {
+            (true, output) => Ok(output),
+            (false, output) => bail!("isthmus {}: {}", arguments.join(" "), output.trim()),
         }
-        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Whether `isthmus ARGUMENTS` succeeds, and its output; with that of errors if it does not.
+    pub(super) async fn run(&self, arguments: &[&str]) -> Result<(bool, String)> {
+        let output = program(&self.directory).args(arguments).output().await?;
+        let mut text = String::from_utf8(output.stdout)?;
+        if !output.status.success() {
+            text.push_str(&String::from_utf8_lossy(&output.stderr));
+        }
+        Ok((output.status.success(), text))
     }
 }
 

@@ -134,6 +134,7 @@ pub(super) fn sentinel(mark: &str) -> Vec<Value> {
     ]
 }
 
-fn program(directory: &Path) -> String {
+/// The program of the pods.
+pub(crate) fn program(directory: &Path) -> String {
     directory.join("isthmus-conformance").display().to_string()
 }

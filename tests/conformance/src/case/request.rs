@@ -1,8 +1,9 @@
-//! Requests of cases.
+//! Requests of cases, and their tokens.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// The protocol of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +61,15 @@ pub struct CaseRequest {
     /// The headers. `{n}` in a value stands for the number of a repetition.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
+    /// Headers that are sent a second time, with another value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub repeated: BTreeMap<String, String>,
+    /// Whether the head of the request is sent as it is written, without a client that checks it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub raw: bool,
+    /// Whether the token of the request is at a place that no rule reads.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unread: bool,
     /// What the server does, by attempt: see [`crate::server::script`].
     #[serde(default)]
     pub script: Option<String>,
@@ -90,6 +100,23 @@ pub struct CaseRequest {
     /// The share of repetitions by which a count may differ.
     #[serde(default)]
     pub tolerance: f64,
+}
+
+/// A token of a case.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct CaseToken {
+    /// The key that signs it: `rsa` by default.
+    pub key: Option<String>,
+    /// Members of its header beside `alg` and `kid`, or instead of them; those that are null are absent.
+    pub header: Map<String, Value>,
+    /// Claims beside `iss`, `sub` and `exp`, or instead of them; those that are null are absent. A text such as `now-90` is a time in
+    /// seconds.
+    pub claims: Map<String, Value>,
+    /// Its signature, if it is not the key's.
+    pub signature: Option<String>,
+    /// The whole token, if it is none.
+    pub text: Option<String>,
 }
 
 fn http_port_number() -> u16 {
