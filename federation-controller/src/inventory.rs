@@ -32,6 +32,7 @@ mod relation;
 mod rule_changes;
 mod rule_notices;
 pub mod rules;
+mod service_rule_changes;
 mod without_effect;
 
 pub use cluster::{Affected, ClusterInventory, PodSelector};
@@ -549,6 +550,7 @@ impl Inventory {
         }
         self.pending.services(cluster, affected.services);
         self.note_rules(cluster, affected.rules, affected.subsets);
+        affected.protocols.iter().for_each(|host| self.note_protocols_of(cluster, host));
         self.note_definitions(cluster, &affected.definitions);
         self.note_entries(cluster, affected.hosts);
         let pods = affected.pods.into_iter().map(|pod| (cluster.clone(), pod));

@@ -32,6 +32,7 @@ pub(crate) mod raw;
 mod rule;
 mod service;
 mod service_entry;
+mod service_rules;
 mod slice;
 
 pub use export::Export;
@@ -47,6 +48,7 @@ pub use rule::{
 };
 pub use service::{Service, ServicePort};
 pub use service_entry::{ServiceEntry, WorkloadEntry};
+pub use service_rules::{HttpRouteGroup, ServiceProfile, TrafficSplit};
 pub use slice::{Slice, SliceEndpoint, Spot};
 
 use intern::Strings;
@@ -72,6 +74,9 @@ macro_rules! for_each_kind {
             gateways: Gateway, change_gateway;
             virtual_services: VirtualService, change_virtual_service;
             destination_rules: DestinationRule, change_destination_rule;
+            traffic_splits: TrafficSplit, change_traffic_split;
+            route_groups: HttpRouteGroup, change_route_group;
+            service_profiles: ServiceProfile, change_service_profile;
             authorization_policies: AuthorizationPolicy, change_security_policy;
             peer_authentications: PeerAuthentication, change_peer_authentication;
             request_authentications: RequestAuthentication, change_security_policy;
@@ -214,6 +219,8 @@ macro_rules! define_kinds {
                     Object::Gateway(gateway) => gateway.hosts.len(),
                     Object::ServiceEntry(entry) => entry.spec.as_ref().map_or(0, |spec| spec.parts()),
                     Object::VirtualService(rule) => rule.spec.as_ref().map_or(0, |spec| spec.parts()),
+                    Object::TrafficSplit(rule) => rule.spec.as_ref().map_or(0, |spec| spec.parts()),
+                    Object::ServiceProfile(rule) => rule.spec.as_ref().map_or(0, |spec| spec.dst_overrides.len()),
                     _ => 0,
                 };
                 1 + parts as u64

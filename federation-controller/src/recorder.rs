@@ -21,8 +21,8 @@ use crate::clusters::Clusters;
 use crate::clusters::trouble::{self, Trouble};
 use crate::inventory::{NoticedKind, ObjectNotice};
 use crate::objects::{
-    AuthorizationPolicy, DestinationRule, Export, Gateway, Kind, PeerAuthentication, Record, RequestAuthentication,
-    Service, ServiceEntry, Text, VirtualService, WorkloadEntry,
+    AuthorizationPolicy, DestinationRule, Export, Gateway, HttpRouteGroup, Kind, PeerAuthentication, Record,
+    RequestAuthentication, Service, ServiceEntry, ServiceProfile, Text, TrafficSplit, VirtualService, WorkloadEntry,
 };
 use crate::pipeline::State;
 
@@ -94,7 +94,9 @@ impl Ledger {
         }
         let due = |notice: &ObjectNotice, entry: &Entry| match (entry.written, notice.kind) {
             (None, NoticedKind::WithoutEffect(_)) => true,
-            (None, NoticedKind::Watched(_)) => now.saturating_duration_since(entry.since) >= SETTLED,
+            (None, NoticedKind::Watched(_) | NoticedKind::Annotated) => {
+                now.saturating_duration_since(entry.since) >= SETTLED
+            }
             (Some(at), _) => now.saturating_duration_since(at) >= REPEAT,
         };
         let permitted = |notice: &ObjectNotice| !self.refused.contains_key(&notice.cluster);
@@ -124,12 +126,15 @@ async fn write(client: Client, notice: &ObjectNotice) -> Result<(), Trouble> {
         NoticedKind::Watched(Kind::Gateway) => resource::<Gateway>(),
         NoticedKind::Watched(Kind::VirtualService) => resource::<VirtualService>(),
         NoticedKind::Watched(Kind::DestinationRule) => resource::<DestinationRule>(),
+        NoticedKind::Watched(Kind::TrafficSplit) => resource::<TrafficSplit>(),
+        NoticedKind::Watched(Kind::HttpRouteGroup) => resource::<HttpRouteGroup>(),
+        NoticedKind::Watched(Kind::ServiceProfile) => resource::<ServiceProfile>(),
         NoticedKind::Watched(Kind::AuthorizationPolicy) => resource::<AuthorizationPolicy>(),
         NoticedKind::Watched(Kind::PeerAuthentication) => resource::<PeerAuthentication>(),
         NoticedKind::Watched(Kind::RequestAuthentication) => resource::<RequestAuthentication>(),
         NoticedKind::Watched(Kind::ServiceEntry) => resource::<ServiceEntry>(),
         NoticedKind::Watched(Kind::WorkloadEntry) => resource::<WorkloadEntry>(),
-        NoticedKind::Watched(_) => resource::<Service>(),
+        NoticedKind::Annotated | NoticedKind::Watched(_) => resource::<Service>(),
     };
     let objects: Api<DynamicObject> = Api::namespaced_with(client.clone(), &notice.object.namespace, &resource);
     let object = objects.get_metadata_opt(&notice.object.name).await.map_err(|error| trouble::of(&error))?;

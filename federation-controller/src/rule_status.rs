@@ -1,5 +1,6 @@
-//! The status of rules of routing and security policies, in Istio's form: condition `Reconciled`, `observedGeneration`, and a
-//! `validationMessages` entry for each problem. Policies have a condition `Enforced` as well ([`enforcement`]).
+//! The status of rules of routing and security policies, of any API, in Istio's form: condition `Reconciled`,
+//! `observedGeneration`, and a `validationMessages` entry for each problem. Policies have a condition `Enforced` as well
+//! ([`enforcement`]).
 //!
 //! A status is written when it differs from the last one, a bounded number in each interval, objects with problems first. A
 //! restarted controller reads each object before it writes, and writes nothing that is there.
@@ -27,8 +28,8 @@ use crate::clusters::trouble::{self, Trouble};
 use crate::discovery::Shared;
 use crate::inventory::{Inventory, RuleState};
 use crate::objects::{
-    AuthorizationPolicy, DestinationRule, Key, Kind, PeerAuthentication, Record, RequestAuthentication, RuleProblem,
-    ServiceEntry, VirtualService, WorkloadEntry,
+    AuthorizationPolicy, DestinationRule, HttpRouteGroup, Key, Kind, PeerAuthentication, Record, RequestAuthentication,
+    RuleProblem, ServiceEntry, ServiceProfile, TrafficSplit, VirtualService, WorkloadEntry,
 };
 
 /// How often the states of rules are looked at.
@@ -83,11 +84,12 @@ pub(crate) async fn run(shared: Arc<Shared>, client: Client) {
             .buffer_unordered(AT_A_TIME);
         while let Some((of, result)) = writes.next().await {
             match result {
-                Ok(()) => written.note(&of),
+                // Definitions that other meshes install may lack the status.
+                Ok(()) | Err(Trouble::Missing) => written.note(&of),
                 Err(Trouble::Refused(why)) if refused.is_none() => {
                     tracing::warn!(
                         why,
-                        "the status of rules and policies is not written; permit patching the status of virtualservices, destinationrules, authorizationpolicies, peerauthentications and requestauthentications"
+                        "the status of rules and policies is not written; permit patching the status of virtualservices, destinationrules, trafficsplits, httproutegroups, serviceprofiles, authorizationpolicies, peerauthentications and requestauthentications"
                     );
                     refused = Some(Instant::now() + REFUSED);
                 }
@@ -152,6 +154,9 @@ async fn write(client: Client, of: &StatusOf) -> Result<(), Trouble> {
         Kind::RequestAuthentication => resource::<RequestAuthentication>(),
         Kind::ServiceEntry => resource::<ServiceEntry>(),
         Kind::WorkloadEntry => resource::<WorkloadEntry>(),
+        Kind::TrafficSplit => resource::<TrafficSplit>(),
+        Kind::HttpRouteGroup => resource::<HttpRouteGroup>(),
+        Kind::ServiceProfile => resource::<ServiceProfile>(),
         _ => resource::<VirtualService>(),
     };
     let objects: Api<DynamicObject> = Api::namespaced_with(client, &state.object.namespace, &resource);

@@ -13,6 +13,7 @@ mod external_authorization;
 mod failover;
 mod import;
 mod kubectl;
+mod linkerd_and_smi;
 mod load;
 mod mesh;
 mod mutual_tls;

@@ -6,6 +6,7 @@
 //! - [`virtual_services`], [`conflicts`]: VirtualServices, by themselves and with each other.
 //! - [`destination_rules`]: DestinationRules, and the pods of their subsets.
 //! - [`gateways`], [`services`]: what both refer to.
+//! - [`service_rules`]: TrafficSplits and ServiceProfiles.
 //! - [`across_clusters`]: Services that differ between clusters.
 //! - [`workloads`], [`injection`]: workloads, the Services of their pods, and their sidecars.
 //! - [`policies`]: security policies.
@@ -21,6 +22,7 @@ mod injection;
 pub mod message;
 pub mod object;
 mod policies;
+mod service_rules;
 mod services;
 #[cfg(test)]
 mod tests;
@@ -33,7 +35,7 @@ pub use object::{Object, Origin};
 
 use crate::networking::problem::{SCHEMA_ERROR, Severity};
 use crate::networking::{self, Problem};
-use crate::security;
+use crate::{linkerd, security, smi};
 use message::Report;
 use world::World;
 
@@ -67,6 +69,7 @@ pub fn analyze(objects: &[Object], suppressions: &[Suppression]) -> Vec<Message>
         destination_rules::check(rule, &world, &mut report);
         policies::mutual_tls(rule, &world, &mut report);
     }
+    service_rules::check(&world, &mut report);
     conflicts::check(&world, &mut report);
     gateways::conflicts(&world, &mut report);
     services::conflicts(objects, &mut report);
@@ -76,8 +79,12 @@ pub fn analyze(objects: &[Object], suppressions: &[Suppression]) -> Vec<Message>
 
 /// Reports what is wrong with an object by itself.
 fn validate(object: &Object, report: &mut Report) {
-    let of_policies = security::validate(object.group(), object.kind(), &object.value);
-    for problem in networking::validate(object.group(), object.kind(), &object.value).into_iter().chain(of_policies) {
+    let (group, kind, value) = (object.group(), object.kind(), &object.value);
+    let mut problems = networking::validate(group, kind, value);
+    problems.extend(security::validate(group, kind, value));
+    problems.extend(smi::validate(group, kind, value));
+    problems.extend(linkerd::validate(group, kind, value));
+    for problem in problems {
         // In a file it is not admitted yet: kubectl would have it refused.
         let refused = problem.code == SCHEMA_ERROR && object.is_of_file();
         let severity = if refused { Severity::Error } else { problem.severity };

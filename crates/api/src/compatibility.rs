@@ -30,6 +30,7 @@ pub const GROUPS: &[&str] = &[
     "install.istio.io",
     "linkerd.io",
     "split.smi-spec.io",
+    "specs.smi-spec.io",
 ];
 
 /// The number of warnings about fields of one object. kubectl prints each on a line.

@@ -13,7 +13,7 @@ use crate::analyze::{Object, Origin};
 use crate::compatibility::{self, GROUPS};
 use crate::mesh::MeshConfig;
 use crate::networking::{self, VirtualService};
-use crate::security;
+use crate::{linkerd, security, smi};
 
 /// What becomes of an object, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -90,6 +90,8 @@ fn of_configuration(object: &Object) -> Judgement {
     let (group, kind, value) = (object.group(), object.kind(), &object.value);
     let mut problems = networking::validate(group, kind, value);
     problems.extend(security::validate(group, kind, value));
+    problems.extend(smi::validate(group, kind, value));
+    problems.extend(linkerd::validate(group, kind, value));
     let note = |problem: &networking::Problem| Note {
         field: problem.field.clone(),
         line: None,

@@ -4,6 +4,7 @@
 //! - [`gateway`]: Istio's Gateway, as far as it exports services to other networks.
 //! - [`networking`]: Istio's VirtualService and DestinationRule: what they say, and what is wrong with them.
 //! - [`security`]: Istio's AuthorizationPolicy, PeerAuthentication and RequestAuthentication, in the same way.
+//! - [`smi`]: SMI's TrafficSplit and HTTPRouteGroup, and [`linkerd`]: Linkerd's ServiceProfile and annotations of Services.
 //! - [`analyze`]: what is wrong in and between objects, for `isthmus analyze`.
 //! - [`import`]: what becomes of the objects of another mesh, for `isthmus import`.
 //! - [`export`]: ServiceExport and ServiceImport of the Multi-Cluster Services API (KEP-1645).
@@ -24,13 +25,16 @@ pub mod export;
 pub mod gateway;
 pub mod import;
 pub mod kubeconfig;
+pub mod linkerd;
 pub mod mesh;
 pub mod names;
 pub mod networking;
+pub mod quantity;
 pub mod reader;
 pub mod remote_secret;
 mod resource;
 pub mod security;
+pub mod smi;
 pub mod yaml;
 
 use std::fmt;

@@ -54,7 +54,6 @@ const FOREIGN: &[ReadKind] = &[
     ReadKind::of("policy.linkerd.io", "v1alpha1", "EgressNetwork", "egressnetworks"),
     ReadKind::of("multicluster.linkerd.io", "v1alpha3", "Link", "links"),
     ReadKind::of("access.smi-spec.io", "v1alpha3", "TrafficTarget", "traffictargets"),
-    ReadKind::of("specs.smi-spec.io", "v1alpha4", "HTTPRouteGroup", "httproutegroups"),
     ReadKind::of("specs.smi-spec.io", "v1alpha4", "TCPRoute", "tcproutes"),
     ReadKind::of("gateway.networking.k8s.io", "v1", "Gateway", "gateways"),
     ReadKind::of("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),

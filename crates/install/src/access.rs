@@ -31,11 +31,14 @@ const RECORDING: RbacRule =
     RbacRule { group: "", resources: &["events"], verbs: &["get", "create", "patch"], names: &[] };
 
 /// The status of rules of routing and of security policies.
-const REPORTING: [RbacRule; 2] = [
+const REPORTING: [RbacRule; 5] = [
     status(
         "networking.istio.io",
         &["virtualservices/status", "destinationrules/status", "serviceentries/status", "workloadentries/status"],
     ),
+    status("split.smi-spec.io", &["trafficsplits/status"]),
+    status("specs.smi-spec.io", &["httproutegroups/status"]),
+    status("linkerd.io", &["serviceprofiles/status"]),
     status(
         "security.istio.io",
         &["authorizationpolicies/status", "peerauthentications/status", "requestauthentications/status"],

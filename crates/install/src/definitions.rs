@@ -27,6 +27,8 @@ struct ResourceDefinition {
     short: &'static [&'static str],
     /// The schema of `spec`.
     spec: fn() -> Value,
+    /// A field beside `spec`, with its schema.
+    beside: Option<(&'static str, fn() -> Value)>,
 }
 
 /// The definitions. The last version of each is the storage version.
@@ -51,6 +53,7 @@ const DEFINITIONS: &[ResourceDefinition] = &[
         plural: "telemetries",
         short: &["telemetry"],
         spec: telemetry::telemetry,
+        beside: None,
     },
     ResourceDefinition {
         group: "extensions.istio.io",
@@ -59,6 +62,7 @@ const DEFINITIONS: &[ResourceDefinition] = &[
         plural: "wasmplugins",
         short: &[],
         spec: foreign::wasm_plugin,
+        beside: None,
     },
     ResourceDefinition {
         group: "install.istio.io",
@@ -67,6 +71,7 @@ const DEFINITIONS: &[ResourceDefinition] = &[
         plural: "istiooperators",
         short: &["iop", "io"],
         spec: foreign::istio_operator,
+        beside: None,
     },
     ResourceDefinition {
         group: "linkerd.io",
@@ -75,16 +80,30 @@ const DEFINITIONS: &[ResourceDefinition] = &[
         plural: "serviceprofiles",
         short: &["sp"],
         spec: foreign::service_profile,
+        beside: None,
     },
     ResourceDefinition {
         group: "split.smi-spec.io",
-        versions: &["v1alpha2", "v1alpha1"],
+        versions: SMI,
         kind: "TrafficSplit",
         plural: "trafficsplits",
         short: &["ts"],
         spec: foreign::traffic_split,
+        beside: None,
+    },
+    ResourceDefinition {
+        group: "specs.smi-spec.io",
+        versions: SMI,
+        kind: "HTTPRouteGroup",
+        plural: "httproutegroups",
+        short: &["htr"],
+        spec: foreign::http_route_group,
+        beside: Some(("matches", foreign::route_matches)),
     },
 ];
+
+/// The versions of SMI's kinds.
+const SMI: &[&str] = &["v1alpha1", "v1alpha2", "v1alpha3", "v1alpha4"];
 
 const fn multicluster(
     kind: &'static str,
@@ -92,7 +111,7 @@ const fn multicluster(
     short: &'static [&'static str],
     spec: fn() -> Value,
 ) -> ResourceDefinition {
-    ResourceDefinition { group: api::export::GROUP, versions: &["v1alpha1"], kind, plural, short, spec }
+    ResourceDefinition { group: api::export::GROUP, versions: &["v1alpha1"], kind, plural, short, spec, beside: None }
 }
 
 const fn networking(
@@ -102,7 +121,7 @@ const fn networking(
     spec: fn() -> Value,
 ) -> ResourceDefinition {
     let versions = &["v1alpha3", "v1beta1", "v1"];
-    ResourceDefinition { group: "networking.istio.io", versions, kind, plural, short, spec }
+    ResourceDefinition { group: "networking.istio.io", versions, kind, plural, short, spec, beside: None }
 }
 
 const fn security(
@@ -111,7 +130,8 @@ const fn security(
     short: &'static [&'static str],
     spec: fn() -> Value,
 ) -> ResourceDefinition {
-    ResourceDefinition { group: "security.istio.io", versions: &["v1beta1", "v1"], kind, plural, short, spec }
+    let versions = &["v1beta1", "v1"];
+    ResourceDefinition { group: "security.istio.io", versions, kind, plural, short, spec, beside: None }
 }
 
 /// Every custom resource definition.
@@ -126,7 +146,10 @@ pub(crate) fn resources() -> impl Iterator<Item = (&'static str, &'static str)> 
 }
 
 fn definition(definition: &ResourceDefinition) -> Value {
-    let fields = schema::object([("spec", (definition.spec)()), ("status", schema::free())]);
+    let mut fields = schema::object([("spec", (definition.spec)()), ("status", schema::free())]);
+    if let Some((name, schema)) = definition.beside {
+        fields["properties"][name] = schema();
+    }
     let schema = json!({"openAPIV3Schema": fields});
     let stored = definition.versions.last();
     let age = json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"});

@@ -28,6 +28,7 @@ mod observed;
 mod party;
 mod policies;
 mod refusals;
+mod routes;
 
 pub use access_log::{AccessLog, AccessLogFiles, LogEntry};
 pub use clusters::observe_clusters;
@@ -38,6 +39,7 @@ use party::peer_party;
 pub use party::{OwnParty, endpoint_party};
 pub(crate) use policies::NO_POLICY;
 pub use refusals::report_refusals;
+use routes::{ByRoute, RouteCounters};
 #[cfg(test)]
 mod tests;
 
@@ -65,6 +67,7 @@ pub struct WorkerTelemetry {
     services: RefCell<HashMap<ServiceKey, Rc<ServiceMetrics>>>,
     own: RefCell<Option<Rc<OwnParty>>>,
     failures: RefCell<Vec<((&'static str, &'static str), Counter)>>,
+    routes: RefCell<RouteCounters>,
     scope: Scope<PerWorker>,
     observed: WorkerObserved,
     /// The worker's access log.
@@ -88,9 +91,9 @@ pub struct ServiceMetrics {
 impl WorkerTelemetry {
     /// Creates the telemetry of the worker that owns `scope`.
     pub fn new(scope: Scope<PerWorker>, location: ProxyLocation, log: AccessLog) -> Self {
-        let (parties, claims, services, own, failures) = Default::default();
+        let (parties, claims, services, own, failures, routes) = Default::default();
         let (metrics, observed) = (Metrics::new(scope.clone()), ObservedTraffic::default().worker());
-        Self { metrics, location, parties, claims, services, own, failures, scope, observed, log }
+        Self { metrics, location, parties, claims, services, own, failures, routes, scope, observed, log }
     }
 
     /// Records what the worker accepts there.
@@ -238,6 +241,8 @@ pub struct RequestReport {
     flags: ResponseFlags,
     /// The access log line; `None` without an access log.
     pub log: Option<Box<LogEntry>>,
+    /// The counters of the route; `None` if it has none.
+    by_route: Option<Box<ByRoute>>,
     recorded: bool,
 }
 
@@ -260,6 +265,7 @@ impl RequestReport {
             grpc_status: None,
             flags: ResponseFlags::NONE,
             log,
+            by_route: None,
             recorded: false,
         }
     }
@@ -316,6 +322,9 @@ impl RequestReport {
         };
         let party = self.party.take().unwrap_or_else(|| self.telemetry.intern(Party::default()));
         self.metrics.record(&party, self.protocol, &ended);
+        if let Some(route) = self.by_route.take() {
+            route.record(&ended);
+        }
         if let Some(log) = self.log.take() {
             log.write_http(&ended);
         }

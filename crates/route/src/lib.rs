@@ -13,8 +13,10 @@
 //! tested with tables. Conditions on the client's own pod are not part of the model: who builds a table leaves out what does
 //! not apply to the proxy's pod. Endpoints of a destination are chosen by `balance`.
 
+mod classes;
 mod cors;
 mod edits;
+mod expression;
 mod fault;
 mod forward;
 mod matches;
@@ -23,9 +25,12 @@ mod retry;
 mod strings;
 mod table;
 mod tcp;
+mod tokens;
 
+pub use classes::ResponseClasses;
 pub use cors::{Cors, CorsOutcome};
 pub use edits::{HeaderEdit, HeaderEdits, InvalidHeader};
+pub use expression::Expression;
 pub use fault::{Abort, Fault, Injected};
 pub use forward::{Destination, Forward, Mirror, Rewrite, RewritePath, choose};
 pub use matches::{Condition, Facts as RequestFacts, HttpMatch};
@@ -34,3 +39,4 @@ pub use retry::{Retries, RetryOn, UnknownRetryCondition};
 pub use strings::{InvalidRegex, Regex, StringMatch};
 pub use table::{Action, Chosen, HttpRoute, Table};
 pub use tcp::{ConnectionFacts, ServerName, TcpMatch, TcpRoute, TlsMatch, TlsRoute};
+pub use tokens::{RetryTokens, TokenPolicy};

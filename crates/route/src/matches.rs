@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName};
 
-use crate::StringMatch;
+use crate::{Expression, StringMatch};
 
 /// The parts of a request that conditions are about.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +53,8 @@ pub struct HttpMatch {
     pub query: Vec<Condition<Box<str>>>,
     /// On the port that the client connected to.
     pub port: Option<u16>,
+    /// Made of others.
+    pub further: Vec<Expression>,
 }
 
 impl<N> Condition<N> {
@@ -78,6 +80,7 @@ impl HttpMatch {
             && met(&self.scheme, facts.scheme)
             && self.headers.iter().all(|condition| condition.is_met(header(facts, &condition.name).as_deref()))
             && self.query.iter().all(|condition| condition.is_met(parameter(facts.query, &condition.name)))
+            && self.further.iter().all(|condition| condition.is_met(facts))
     }
 
     /// Returns whether there are no conditions, so that every request meets them.

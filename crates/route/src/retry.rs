@@ -1,6 +1,9 @@
 //! When failed attempts are repeated.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::RetryTokens;
 
 /// The error for a condition of `retryOn` that does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +29,8 @@ pub struct Retries {
     pub same_hosts: bool,
     /// Retries prefer localities that were not tried.
     pub remote_localities: bool,
+    /// What retries are taken from; `None`: nothing.
+    pub tokens: Option<Arc<RetryTokens>>,
 }
 
 /// Outcomes of attempts that are repeated: the conditions of Envoy's `x-envoy-retry-on` and `x-envoy-retry-grpc-on`.
@@ -146,6 +151,7 @@ impl Default for Retries {
             base_interval: Duration::from_millis(25),
             same_hosts: false,
             remote_localities: false,
+            tokens: None,
         }
     }
 }

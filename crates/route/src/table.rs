@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::{
     ConnectionFacts, Cors, Destination, DirectResponse, Fault, Forward, HeaderEdits, HttpMatch, Redirect, RequestFacts,
-    StringMatch, TcpRoute, TlsRoute,
+    ResponseClasses, StringMatch, TcpRoute, TlsRoute,
 };
 
 /// What a route does with requests.
@@ -36,6 +36,8 @@ pub struct HttpRoute {
     pub cors: Option<Cors>,
     /// Faults that are injected.
     pub fault: Fault,
+    /// How responses are counted by route; `None`: they are not.
+    pub classes: Option<Arc<ResponseClasses>>,
 }
 
 /// The routes of a host.
@@ -43,6 +45,8 @@ pub struct HttpRoute {
 pub struct Table {
     /// The object that the table was made of, for display: `<namespace>/<name>`.
     pub source: Arc<str>,
+    /// The kind of the object; empty: VirtualService.
+    pub source_kind: Arc<str>,
     http: Box<[HttpRoute]>,
     tls: Box<[TlsRoute]>,
     tcp: Box<[TcpRoute]>,
@@ -83,7 +87,8 @@ pub struct Chosen<'a> {
 
 impl PartialEq for Table {
     fn eq(&self, other: &Self) -> bool {
-        (&self.source, &self.http, &self.tls, &self.tcp) == (&other.source, &other.http, &other.tls, &other.tcp)
+        let parts = |of: &Self| (of.source.clone(), of.source_kind.clone());
+        parts(self) == parts(other) && (&self.http, &self.tls, &self.tcp) == (&other.http, &other.tls, &other.tcp)
     }
 }
 
@@ -91,7 +96,15 @@ impl Table {
     /// Creates a table of routes in order of precedence.
     pub fn new(source: Arc<str>, http: Vec<HttpRoute>, tls: Vec<TlsRoute>, tcp: Vec<TcpRoute>) -> Self {
         let (steps, http_ports) = (steps(&http), http_ports(&http));
-        Self { source, http: http.into(), tls: tls.into(), tcp: tcp.into(), steps, http_ports }
+        Self {
+            source,
+            source_kind: Arc::default(),
+            http: http.into(),
+            tls: tls.into(),
+            tcp: tcp.into(),
+            steps,
+            http_ports,
+        }
     }
 
     /// Returns whether there are routes of requests to a port. If so, a request that none of them matches is answered 404; if

@@ -2,6 +2,8 @@
 //!
 //! - [`routes`] chooses the VirtualService that has effect, by host, visibility and age, and assembles its routes;
 //!   [`delegate`] merges those that it delegates to another one. [`http`], [`matches`], [`forward`] and [`layer4`] translate.
+//! - [`service_rules`] has the routes of hosts without a VirtualService: the weights of TrafficSplits and ServiceProfiles
+//!   ([`shares`]), the routes of ServiceProfiles ([`profile`]), and their conditions ([`conditions`]).
 //! - [`policies`] chooses DestinationRules, and [`merge`] merges them; [`traffic_policy`] and [`load_balancer`] translate. [`subsets`] are those
 //!   of a service for all clients.
 //!
@@ -16,6 +18,7 @@ use bytes::Bytes;
 use wire::Kind as ResourceKind;
 use wire::discovery::Protocol;
 
+mod conditions;
 mod delegate;
 mod forward;
 mod http;
@@ -24,7 +27,10 @@ mod load_balancer;
 mod matches;
 mod merge;
 mod policies;
+mod profile;
 mod routes;
+mod service_rules;
+mod shares;
 pub(super) mod subsets;
 mod traffic_policy;
 pub(super) mod visibility;
@@ -71,6 +77,11 @@ struct Host<'a> {
 impl<'a> Host<'a> {
     fn domain(&self) -> &'a str {
         &self.inventory.settings().cluster_domain
+    }
+
+    /// Returns the Service of the host.
+    fn service(&self) -> Option<Key> {
+        self.inventory.settings().service_of(self.hostname)
     }
 
     /// Returns the full name of a host in a rule of a namespace.
@@ -120,6 +131,14 @@ impl<'a> Host<'a> {
         }
         for (_, rule) in self.own.policies_for(self.hostname).filter(|(of, _)| exact(*of)) {
             self.note(Kind::DestinationRule, &rule.key(), "IST0174", format!("{unknown}: it has no effect"));
+        }
+        let own = self.own;
+        for split in own.splits_of(self.hostname) {
+            self.note(Kind::TrafficSplit, &split.key(), "IST0101", format!("{unknown}: it has no effect"));
+        }
+        for profile in own.profiles_of(self.hostname) {
+            let text = format!("{unknown}: it has no effect; its name is to be the full name of a service");
+            self.note(Kind::ServiceProfile, &profile.key(), "IST0101", text);
         }
     }
 }

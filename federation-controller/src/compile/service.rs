@@ -202,7 +202,9 @@ impl<'a> ServiceView<'a> {
         let own = |(name, number): &(&str, u16)| **name == *self.key.name && *number == port.number;
         let exposed = self.exported && export::is_own(self.inventory, &self.key) && OWN_SERVICES.iter().any(own);
         let server_names = if exposed { self.inventory.settings().server_names(&self.key) } else { Vec::new() };
-        Port { number: port.number.into(), name: port.name.to_string(), protocol: port.protocol.into(), server_names }
+        let opaque = self.inventory.is_opaque(&self.key, port.number);
+        let protocol = if opaque { Protocol::Tcp } else { port.protocol };
+        Port { number: port.number.into(), name: port.name.to_string(), protocol: protocol.into(), server_names }
     }
 }
 

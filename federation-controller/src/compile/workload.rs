@@ -57,9 +57,10 @@ fn inbound_ports(inventory: &Inventory, cluster: &ClusterInventory, key: &Key) -
         let Some(definition) = cluster.services().get(&service) else { continue };
         for (name, number) in &slice.ports {
             let Some(port) = definition.ports.iter().find(|port| port.name == *name) else { continue };
+            let opaque = inventory.is_opaque(&service, port.number);
             ports.push(InboundPort {
                 number: (*number).into(),
-                protocol: port.protocol.into(),
+                protocol: if opaque { Protocol::Tcp } else { port.protocol }.into(),
                 service: inventory.settings().hostname(&service),
                 service_port: port.number.into(),
                 limits: None,

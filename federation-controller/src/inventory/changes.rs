@@ -76,6 +76,10 @@ impl ClusterInventory {
         if self.services().get(&key).map(definition) != new.as_ref().map(definition) {
             affected.definitions.insert(key.clone());
         }
+        let linkerd = |service: Option<&Service>| service.and_then(|service| service.linkerd.clone());
+        if self.info.own && linkerd(self.services().get(&key)) != linkerd(new.as_ref()) {
+            affected.rules.insert(format!("{}.{}.svc.{}", key.name, key.namespace, self.domain()).into());
+        }
         let is_gateway = new.as_ref().is_some_and(|service| service.network.is_some());
         let network = |service: Option<&Service>| service.and_then(|service| service.network.clone());
         self.network_changed |= network(self.services().get(&key)) != network(new.as_ref());

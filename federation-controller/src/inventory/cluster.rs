@@ -30,6 +30,8 @@ pub struct Affected {
     pub rules: BTreeSet<Text>,
     /// Hosts, also wildcards, whose subsets may differ.
     pub subsets: BTreeSet<Text>,
+    /// Hosts whose ports may have other protocols.
+    pub protocols: BTreeSet<Text>,
     /// Services of the cluster that are new or gone, exported or no longer, or have other ports.
     pub definitions: BTreeSet<Key>,
     /// Hosts whose ServiceEntries or their workloads have changed.
@@ -64,6 +66,7 @@ impl Affected {
         self.policies.extend(other.policies);
         self.rules.extend(other.rules);
         self.subsets.extend(other.subsets);
+        self.protocols.extend(other.protocols);
         self.definitions.extend(other.definitions);
         self.hosts.extend(other.hosts);
         self.selectors.extend(other.selectors);
@@ -124,7 +127,7 @@ pub(super) struct Relations {
     pub(super) gateway_services: BTreeSet<u32>,
     /// The hosts of Gateways with pods.
     pub(super) hosts: Hosts,
-    /// VirtualServices and DestinationRules.
+    /// Rules of routing.
     pub(super) rules: Rules,
     /// Host to ServiceEntries.
     pub(super) entries: Relation<Text, u32>,
@@ -481,6 +484,7 @@ impl ClusterInventory {
             policies: self.policies(),
             rules: self.hosts_with_rules(),
             subsets: self.hosts_with_rules(),
+            protocols: self.service_profiles().values().map(|of| of.name.clone()).collect(),
             definitions: self.services().keys().collect(),
             ..Affected::default()
         }

@@ -36,6 +36,8 @@ pub enum NoticedKind {
     WithoutEffect(&'static KindWithoutEffect),
     /// A watched kind. Its notices may pass, such as that of a LoadBalancer which has no address yet.
     Watched(Kind),
+    /// A Service with annotations that set its routes.
+    Annotated,
 }
 
 impl ObjectNotice {
@@ -43,10 +45,17 @@ impl ObjectNotice {
     pub fn reason(&self) -> &'static str {
         match self.kind {
             NoticedKind::WithoutEffect(_) => "NoEffect",
+            NoticedKind::Annotated => "Ineffective",
             NoticedKind::Watched(Kind::Export) => "NotExported",
             NoticedKind::Watched(Kind::Gateway) => "ExportsNothing",
             NoticedKind::Watched(
-                Kind::VirtualService | Kind::DestinationRule | Kind::ServiceEntry | Kind::WorkloadEntry,
+                Kind::VirtualService
+                | Kind::DestinationRule
+                | Kind::ServiceEntry
+                | Kind::WorkloadEntry
+                | Kind::TrafficSplit
+                | Kind::HttpRouteGroup
+                | Kind::ServiceProfile,
             ) => "Ineffective",
             NoticedKind::Watched(
                 Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication,
@@ -60,7 +69,7 @@ impl ObjectNotice {
 #[derive(Default)]
 struct Notices {
     lines: Vec<String>,
-    objects: Vec<(Kind, Key, String)>,
+    objects: Vec<(NoticedKind, Key, String)>,
 }
 
 impl Notices {
@@ -70,7 +79,15 @@ impl Notices {
 
     /// Adds a notice about an object.
     fn object(&mut self, kind: Kind, key: &Key, line: String) {
-        self.objects.push((kind, key.clone(), line));
+        self.objects.push((NoticedKind::Watched(kind), key.clone(), line));
+    }
+
+    /// Adds a notice about a rule of routing.
+    fn rule(&mut self, of: RuleNotice) {
+        let RuleNotice { kind, object, code, text } = of;
+        let line = format!("{} {object}: {text} ({code})", kind.as_str());
+        let kind = if kind == Kind::Service { NoticedKind::Annotated } else { NoticedKind::Watched(kind) };
+        self.objects.push((kind, object, line));
     }
 }
 
@@ -109,7 +126,7 @@ impl Inventory {
             let name = &cluster.info.name;
             all.extend(objects.into_iter().take(OBJECTS).map(|(kind, object, message)| ObjectNotice {
                 cluster: name.clone(),
-                kind: NoticedKind::Watched(kind),
+                kind,
                 object,
                 message,
             }));
@@ -127,14 +144,10 @@ impl Inventory {
             self.notices_of_exports(cluster, &mut notices);
             if cluster.info.own {
                 let rules: BTreeSet<RuleNotice> = self.all_rule_notices().collect();
-                for RuleNotice { kind, object, code, text } in rules.into_iter().take(RULES) {
-                    notices.object(kind, &object, format!("{} {object}: {text} ({code})", kind.as_str()));
-                }
+                rules.into_iter().take(RULES).for_each(|of| notices.rule(of));
             }
             let policies: BTreeSet<RuleNotice> = self.policy_notices(cluster).collect();
-            for RuleNotice { kind, object, code, text } in policies.into_iter().take(RULES) {
-                notices.object(kind, &object, format!("{} {object}: {text} ({code})", kind.as_str()));
-            }
+            policies.into_iter().take(RULES).for_each(|of| notices.rule(of));
         }
         for (kind, count) in cluster.left_out() {
             notices.push(format!("{count} objects of kind {} beyond {} are left out", kind.as_str(), kind.limit()));

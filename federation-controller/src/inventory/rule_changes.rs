@@ -101,13 +101,14 @@ impl ClusterInventory {
     pub(super) fn hosts_with_rules(&self) -> BTreeSet<Text> {
         let domain = self.domain();
         let routed = self.virtual_services().values().flat_map(|of| route_hosts(of, domain));
-        routed.chain(self.destination_rules().values().filter_map(|of| policy_host(of, domain))).collect()
+        let hosts = routed.chain(self.destination_rules().values().filter_map(|of| policy_host(of, domain)));
+        hosts.chain(self.hosts_with_service_rules()).collect()
     }
 
     /// Returns whether rules are for a hostname.
     fn has_rules(&self, hostname: &str) -> bool {
         let rules = &self.relations.rules;
-        rules.routes.matches(hostname) || rules.policies.matches(hostname)
+        rules.routes.matches(hostname) || rules.policies.matches(hostname) || self.has_service_rules(hostname)
     }
 
     /// Returns the hosts whose routes have a service as destination.
@@ -120,6 +121,7 @@ impl ClusterInventory {
                 hosts.extend(self.hosts_routed_by(*root));
             }
         }
+        hosts.extend(self.hosts_split_to(hostname));
         hosts
     }
 

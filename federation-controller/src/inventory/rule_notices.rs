@@ -4,8 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use api::security::authorization_policy::Action;
 
+use super::rules::split_host;
 use super::{ClusterInventory, Inventory};
-use crate::objects::{Key, Kind, Object, Record as _, Rule, RuleProblem, RuleSpec, Text, VirtualService};
+use crate::objects::{Key, Kind, Object, Record as _, Rule, RuleProblem, RuleSpec, Text, TrafficSplit, VirtualService};
 
 /// Something that is wrong with a rule of routing, or that has no effect.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -69,6 +70,13 @@ impl Inventory {
         let policies = self.primary().into_iter().flat_map(|own| own.destination_rules().values());
         states.extend(policies.map(|rule| state(rule, &mut notices)));
         if let Some(own) = self.primary() {
+            for of in own.traffic_splits().values().filter_map(|rule| of_another_namespace(rule, own.domain())) {
+                let problem = RuleProblem { error: true, code: of.code, text: of.text.into() };
+                notices.entry((of.kind, of.object)).or_default().insert(problem);
+            }
+            states.extend(own.traffic_splits().values().map(|rule| state(rule, &mut notices)));
+            states.extend(own.route_groups().values().map(|rule| state(rule, &mut notices)));
+            states.extend(own.service_profiles().values().map(|rule| state(rule, &mut notices)));
             for of in self.policies_without_provider(own) {
                 let problem = RuleProblem { error: true, code: of.code, text: of.text.into() };
                 notices.entry((of.kind, of.object)).or_default().insert(problem);
@@ -111,10 +119,16 @@ impl Inventory {
         let routes = || self.primary().into_iter().flat_map(|own| own.virtual_services().values());
         let by_themselves = routes().filter_map(refused).chain(routes().filter_map(without_sidecars));
         let policies = self.primary().into_iter().flat_map(|own| own.destination_rules().values()).filter_map(refused);
+        let of_services = self.primary().into_iter().flat_map(|own| {
+            let splits = || own.traffic_splits().values();
+            let refused_ones = splits().filter_map(refused).chain(own.route_groups().values().filter_map(refused));
+            let elsewhere = splits().filter_map(|rule| of_another_namespace(rule, own.domain()));
+            refused_ones.chain(own.service_profiles().values().filter_map(refused)).chain(elsewhere)
+        });
         let own = self.primary();
         let entries = own.into_iter().flat_map(|own| own.service_entries().values()).filter_map(refused);
         let workloads = own.into_iter().flat_map(|own| own.workload_entries().values()).filter_map(refused);
-        let all = by_themselves.chain(policies).chain(entries).chain(workloads);
+        let all = by_themselves.chain(policies).chain(entries).chain(workloads).chain(of_services);
         all.chain(self.entry_notices()).chain(self.rule_notices().cloned())
     }
 }
@@ -164,6 +178,16 @@ where
     };
     let text = format!("is invalid, and {instead}: {}", problem.text);
     Some(RuleNotice { kind: S::KIND, object: rule.key(), code: problem.code.clone(), text })
+}
+
+/// Returns the notice about a TrafficSplit whose root service is not one of its own namespace.
+fn of_another_namespace(rule: &TrafficSplit, domain: &str) -> Option<RuleNotice> {
+    let spec = rule.spec.as_ref().filter(|_| split_host(rule, domain).is_none())?;
+    let text = format!(
+        "has no effect: {} is not a service of its namespace {}; move it to the namespace of the service",
+        spec.service, rule.namespace
+    );
+    Some(RuleNotice { kind: Kind::TrafficSplit, object: rule.key(), code: "IST0101".into(), text })
 }
 
 /// Returns the notice about a VirtualService that no sidecar routes by.

@@ -7,9 +7,10 @@ use std::net::IpAddr;
 
 use api::networking::virtual_service::Destination;
 use api::networking::{DestinationRuleSpec, VirtualServiceSpec};
+use api::smi;
 
 use super::relation::Relation;
-use crate::objects::{DestinationRule, Key, Text, VirtualService, fields};
+use crate::objects::{DestinationRule, Key, ServiceProfile, Text, TrafficSplit, VirtualService, fields};
 
 /// Returns a host of a rule as a full name: a name without a dot is a service of the rule's namespace, as in Istio.
 pub fn full_host(host: &str, namespace: &str, domain: &str) -> Text {
@@ -98,6 +99,16 @@ pub(super) struct Rules {
     pub(super) destinations: Relation<Text, u32>,
     /// VirtualServices by those that they delegate to.
     pub(super) roots: Relation<Key, u32>,
+    /// TrafficSplits by the hosts of their root services.
+    pub(super) splits: Relation<Text, u32>,
+    /// TrafficSplits by the hosts of their backends.
+    pub(super) backends: Relation<Text, u32>,
+    /// TrafficSplits by the HTTPRouteGroups that they refer to.
+    pub(super) grouped: Relation<Key, u32>,
+    /// ServiceProfiles by the hosts that they are for.
+    pub(super) profiles: Relation<Text, u32>,
+    /// ServiceProfiles by the hosts of their overrides.
+    pub(super) overrides: Relation<Text, u32>,
 }
 
 impl Rules {
@@ -131,10 +142,71 @@ impl Rules {
         }
     }
 
+    /// Adds a TrafficSplit, or removes it.
+    pub(super) fn index_split(&mut self, id: u32, of: &TrafficSplit, domain: &str, add: bool) {
+        if let Some(host) = split_host(of, domain) {
+            change(&mut self.splits, &host, id, add);
+        }
+        for host in split_backends(of, domain) {
+            change(&mut self.backends, &host, id, add);
+        }
+        for group in split_groups(of) {
+            change(&mut self.grouped, &group, id, add);
+        }
+    }
+
+    /// Adds a ServiceProfile, or removes it.
+    pub(super) fn index_profile(&mut self, id: u32, of: &ServiceProfile, domain: &str, add: bool) {
+        change(&mut self.profiles, &of.name, id, add);
+        for host in profile_destinations(of, domain) {
+            change(&mut self.overrides, &host, id, add);
+        }
+    }
+
     /// Returns whether there are none.
     pub(super) fn is_empty(&self) -> bool {
-        self.routes.is_empty() && self.policies.is_empty()
+        let istio = self.routes.is_empty() && self.policies.is_empty();
+        istio && self.splits.is_empty() && self.profiles.is_empty()
     }
+}
+
+fn change<K: std::hash::Hash + Eq + Clone>(relation: &mut Relation<K, u32>, key: &K, id: u32, add: bool) {
+    if add {
+        relation.insert(key, &id);
+    } else {
+        relation.remove(key, &id);
+    }
+}
+
+/// Returns the hostname of the service that an object of SMI names, if it is one of the object's own namespace.
+pub fn service_host(name: &str, namespace: &str, domain: &str) -> Option<Text> {
+    let (service, of) = smi::service_of(name, namespace, domain)?;
+    let host = format!("{}.{namespace}.svc.{domain}", service.to_ascii_lowercase());
+    (of == namespace && host.len() <= fields::MAX_HOST).then(|| host.into())
+}
+
+/// Returns the host of the root service of a TrafficSplit.
+pub fn split_host(of: &TrafficSplit, domain: &str) -> Option<Text> {
+    service_host(&of.spec.as_ref()?.service, &of.namespace, domain)
+}
+
+/// Returns the hosts of the backends of a TrafficSplit.
+fn split_backends(of: &TrafficSplit, domain: &str) -> BTreeSet<Text> {
+    let backends = of.spec.iter().flat_map(|spec| &spec.backends);
+    backends.filter_map(|backend| service_host(&backend.service, &of.namespace, domain)).collect()
+}
+
+/// Returns the HTTPRouteGroups that a TrafficSplit refers to.
+fn split_groups(of: &TrafficSplit) -> BTreeSet<Key> {
+    let references = of.spec.iter().flat_map(|spec| &spec.matches);
+    references.map(|reference| Key::new(&of.namespace, &reference.name)).collect()
+}
+
+/// Returns the hosts of the overrides of a ServiceProfile.
+fn profile_destinations(of: &ServiceProfile, domain: &str) -> BTreeSet<Text> {
+    let overrides = of.spec.iter().flat_map(|spec| &spec.dst_overrides);
+    let hosts = overrides.filter_map(|of| of.host_and_port()).map(|(host, _)| full_host(host, &of.namespace, domain));
+    hosts.filter(|host| host.len() <= fields::MAX_HOST).collect()
 }
 
 /// Returns the hosts that sidecars route by a VirtualService.

@@ -1,11 +1,12 @@
 //! The metadata of watched objects, without unused fields.
 //!
-//! `managedFields` and annotations are most of an object's metadata. The parser skips them, with one exception, so that they take no memory
+//! `managedFields` and annotations are most of an object's metadata. The parser skips them, with few exceptions, so that they take no memory
 //! while a list of ten thousand pods arrives.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
+use api::linkerd::annotations::PREFIXES;
 use api::names::NODE_SELECTOR_ANNOTATION;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::core::ObjectMeta;
@@ -48,6 +49,9 @@ fn used<'de, D: Deserializer<'de>>(from: D) -> Result<Option<BTreeMap<String, St
             while let Some(key) = from.next_key::<String>()? {
                 match &*key {
                     NODE_SELECTOR_ANNOTATION => drop(used.insert(key, from.next_value()?)),
+                    key if PREFIXES.iter().any(|prefix| key.starts_with(prefix)) => {
+                        drop(used.insert(key.to_owned(), from.next_value()?));
+                    }
                     _ => drop(from.next_value::<IgnoredAny>()?),
                 }
             }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use api::linkerd::ServiceAnnotations;
 use k8s_openapi::api::core::v1 as core;
 use kube::core::ObjectMeta;
 use serde::{Deserialize, Serialize};
@@ -48,6 +50,9 @@ pub struct Service {
     /// `spec.type: ExternalName`. The service has no other fields: DNS resolves its name to one outside the mesh.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub external: bool,
+    /// Linkerd's annotations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linkerd: Option<Arc<ServiceAnnotations>>,
 }
 
 /// A port of a service.
@@ -184,6 +189,7 @@ impl Record for Service {
             external_names,
             node_selector: fields::node_selector(&metadata),
             external: false,
+            linkerd: metadata.annotations.as_ref().and_then(ServiceAnnotations::read).map(Arc::new),
         })
     }
 
@@ -200,8 +206,12 @@ impl Record for Service {
         let addresses = (self.cluster_ips.len() + self.external_ips.len()) * size_of::<IpAddr>();
         let names = self.external_names.iter().map(|name| fields::size(name));
         let selector = self.node_selector.as_ref().map_or(0, Labels::size);
+        let linkerd = self.linkerd.as_ref().map_or(0, |of| {
+            let texts = of.retry_on.iter().chain(&of.problems).map(|text| text.len() + size_of::<String>());
+            size_of::<ServiceAnnotations>() + texts.sum::<usize>()
+        });
         let own = size_of::<Self>() + fields::size(&self.name) + fields::size(&self.namespace);
-        own + ports.sum::<usize>() + addresses + names.sum::<usize>() + selector
+        own + ports.sum::<usize>() + addresses + names.sum::<usize>() + selector + linkerd
     }
 
     fn intern(&mut self, strings: &mut Strings) {
@@ -214,6 +224,7 @@ impl Record for Service {
         self.cluster_ips = self.cluster_ips.to_vec();
         self.external_ips = self.external_ips.to_vec();
         self.external_names = self.external_names.iter().map(copy).collect();
+        self.linkerd = self.linkerd.as_ref().map(|of| Arc::new(ServiceAnnotations::clone(of)));
     }
 }
 

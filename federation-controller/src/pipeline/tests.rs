@@ -20,6 +20,7 @@ mod policies;
 mod rule_bounds;
 mod rules;
 mod scenes;
+mod service_rules;
 
 /// An inventory with the resources that are compiled from it.
 struct World {
@@ -315,6 +316,20 @@ enum Step {
         namespace: u8,
     },
     ExportTo(bool),
+    /// A rule of SMI or Linkerd, or a Service with annotations, of the primary cluster.
+    ServiceRule {
+        kind: u8,
+        name: u8,
+        other: u8,
+        namespace: u8,
+        variant: u8,
+    },
+    DeleteServiceRule {
+        kind: u8,
+        name: u8,
+        namespace: u8,
+        variant: u8,
+    },
     /// A security policy of any cluster.
     Security {
         cluster: u8,
@@ -373,6 +388,12 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<bool>(), name(), 0..3u8)
             .prop_map(|(kind, name, namespace)| Step::DeleteRule { kind, name, namespace }),
         1 => any::<bool>().prop_map(Step::ExportTo),
+        5 => (0..4u8, name(), name(), 0..3u8, 0..12u8).prop_map(|(kind, name, other, namespace, variant)| {
+            Step::ServiceRule { kind, name, other, namespace, variant }
+        }),
+        2 => (0..4u8, name(), 0..3u8, 0..2u8).prop_map(|(kind, name, namespace, variant)| {
+            Step::DeleteServiceRule { kind, name, namespace, variant }
+        }),
         6 => (cluster(), 0..3u8, name(), 0..3u8, 0..12u8).prop_map(|(cluster, kind, name, namespace, variant)| {
             Step::Security { cluster, kind, name, namespace, variant }
         }),
@@ -504,6 +525,14 @@ fn run(world: &mut World, step: Step) {
                 destination_rule_export_to: export_to,
                 ..mesh
             }));
+        }
+        Step::ServiceRule { kind, name, other, namespace, variant } => {
+            let [name, other, namespace] = [name, other, namespace].map(usize::from);
+            world.put("west", service_rules::random(kind, name, other, namespace, variant));
+        }
+        Step::DeleteServiceRule { kind, name, namespace, variant } => {
+            let (kind, namespace, name) = service_rules::random_key(kind, name.into(), namespace.into(), variant);
+            world.delete("west", kind, namespace, &name);
         }
         Step::Security { cluster, kind, name, namespace, variant } => {
             let name = NAMES[usize::from(name)];

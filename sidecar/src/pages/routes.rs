@@ -38,7 +38,12 @@ fn routes(service: &Service, port: u16) -> Vec<Value> {
             json!({"name": "default", "match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": "0s"}}),
         ];
     };
-    let metadata = metadata(&table.source, "virtual-service");
+    let metadata = match &*table.source_kind {
+        "TrafficSplit" => metadata_of(&table.source, "split.smi-spec.io/v1alpha2", "traffic-split"),
+        "ServiceProfile" => metadata_of(&table.source, "linkerd.io/v1alpha2", "service-profile"),
+        "Service" => metadata_of(&table.source, "v1", "service"),
+        _ => metadata(&table.source, "virtual-service"),
+    };
     let conditions = |route: &HttpRoute| match route.matches.is_empty() {
         true => vec![HttpMatch::default()],
         false => route.matches.to_vec(),
@@ -59,8 +64,12 @@ fn routes(service: &Service, port: u16) -> Vec<Value> {
 
 /// Names the object that something was compiled from, as istiod does.
 pub(super) fn metadata(source: &str, kind: &str) -> Value {
+    metadata_of(source, "networking.istio.io/v1", kind)
+}
+
+fn metadata_of(source: &str, api: &str, kind: &str) -> Value {
     let (namespace, name) = source.split_once('/').unwrap_or(("", source));
-    let path = format!("/apis/networking.istio.io/v1/namespaces/{namespace}/{kind}/{name}");
+    let path = format!("/apis/{api}/namespaces/{namespace}/{kind}/{name}");
     json!({"filter_metadata": {"istio": {"config": path}}})
 }
 

@@ -18,6 +18,7 @@ mod limits;
 mod observed;
 mod opaque;
 mod own_ports;
+mod profiles;
 mod raw;
 mod routes;
 mod routing;

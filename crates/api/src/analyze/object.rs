@@ -125,7 +125,7 @@ fn of_file(located: Located, path: &Arc<str>, namespace: &str) -> Result<Object,
 }
 
 /// Returns a map of texts, such as labels.
-pub(super) fn texts(value: &Value) -> BTreeMap<String, String> {
+pub(crate) fn texts(value: &Value) -> BTreeMap<String, String> {
     let entries = value.as_object().into_iter().flatten();
     entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }

@@ -6,9 +6,11 @@ use serde_json::Value;
 
 use super::injection::Namespaces;
 use super::object::{Object, list, texts};
+use super::service_rules::ServiceRules;
 use super::workloads::Services;
 use crate::gateway::Gateway;
 use crate::networking::{DestinationRule, GROUP, VirtualService};
+use crate::{linkerd, smi};
 
 /// The end of the full names of services.
 const DOMAIN: &str = "svc.cluster.local";
@@ -55,6 +57,8 @@ pub(super) struct World<'a> {
     pub(super) authenticated: BTreeSet<&'a str>,
     /// The PeerAuthentications by namespace.
     pub(super) peer_authentications: HashMap<&'a str, Vec<&'a Object>>,
+    /// The rules of services beside Istio's.
+    pub(super) service_rules: ServiceRules<'a>,
     /// The Services by what they select.
     pub(super) services: Services<'a>,
     /// The namespaces.
@@ -76,6 +80,7 @@ impl<'a> World<'a> {
             splits: HashMap::new(),
             authenticated: BTreeSet::new(),
             peer_authentications: HashMap::new(),
+            service_rules: ServiceRules::default(),
             services: Services::default(),
             namespaces: Namespaces::default(),
             pods: None,
@@ -122,6 +127,9 @@ impl<'a> World<'a> {
                     self.hosts.entry(host.to_ascii_lowercase()).or_default().push(host_of);
                 }
             }
+            (smi::SPLIT_GROUP, "TrafficSplit") => self.service_rules.add_split(object),
+            (smi::SPECS_GROUP, "HTTPRouteGroup") => self.service_rules.add_group(object),
+            (linkerd::GROUP, "ServiceProfile") => self.service_rules.add_profile(object),
             ("", "Namespace") => self.namespaces.add(object),
             ("", "Service") => {
                 self.services.add(object);

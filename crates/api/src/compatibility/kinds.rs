@@ -58,20 +58,6 @@ pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
         plural: "istiooperators",
         instead: "it installs nothing; write its meshConfig into key mesh of ConfigMap istio-system/istio",
     },
-    KindWithoutEffect {
-        group: "linkerd.io",
-        version: "v1alpha2",
-        kind: "ServiceProfile",
-        plural: "serviceprofiles",
-        instead: "metrics have no routes, and default retries apply",
-    },
-    KindWithoutEffect {
-        group: "split.smi-spec.io",
-        version: "v1alpha1",
-        kind: "TrafficSplit",
-        plural: "trafficsplits",
-        instead: "requests go to the endpoints of the service that they name; scale its workloads by the weights",
-    },
 ];
 
 const fn networking(kind: &'static str, plural: &'static str, instead: &'static str) -> KindWithoutEffect {

@@ -1,6 +1,8 @@
 //! What only other meshes have: kinds, and labels and annotations of namespaces, workloads and Services.
 
 use super::{Note, Object};
+use crate::analyze::object::texts;
+use crate::linkerd::ServiceAnnotations;
 
 /// A kind that only another mesh has, and what to use instead. An empty kind is every kind of the group.
 const KINDS: &[(&str, &str, &str)] = &[
@@ -87,6 +89,14 @@ const MARKERS: &[(&str, &str)] = &[
 /// Labels and annotations that have effect.
 const EFFECTIVE: &[&str] = &["istio-injection", "sidecar.istio.io/", "traffic.sidecar.istio.io/", "topology.istio.io/"];
 
+/// Returns notes about Linkerd's annotations of a Service that have no effect, and whether it has such annotations.
+fn annotations(object: &Object) -> (bool, Vec<Note>) {
+    let annotations = texts(&object.value["metadata"]["annotations"]);
+    let read = ServiceAnnotations::read(&annotations).filter(|_| (object.group(), object.kind()) == ("", "Service"));
+    let note = |text: String| Note { field: "metadata.annotations".to_owned(), line: None, text };
+    (read.is_some(), read.map_or_else(Vec::new, |read| read.problems.into_iter().map(note).collect()))
+}
+
 /// Returns what to use instead of a kind of another mesh.
 pub(super) fn instead(group: &str, kind: &str) -> Option<&'static str> {
     // Kinds that have effect, or a line of their own in the table of kinds without effect, are none of these.
@@ -101,8 +111,7 @@ const HAVE_EFFECT: &[(&str, &str)] = &[("linkerd.io", "ServiceProfile"), ("split
 
 /// Returns whether an object of Kubernetes has marks of a mesh, and notes about those without effect.
 pub(super) fn markers(object: &Object) -> (bool, Vec<Note>) {
-    let mut concerns = false;
-    let mut notes = Vec::new();
+    let (mut concerns, mut notes) = annotations(object);
     let templates = ["", "spec.template.", "spec.jobTemplate.spec.template."];
     for place in templates.iter().flat_map(|of| ["labels", "annotations"].map(|part| format!("{of}metadata.{part}"))) {
         let pointer = format!("/{}", place.replace('.', "/"));

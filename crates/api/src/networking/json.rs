@@ -2,6 +2,7 @@
 
 mod values;
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
@@ -30,10 +31,15 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Reads the field `spec` of an object of a kind. `required`: an object without it is invalid.
-    pub(crate) fn spec<T: Field>(kind: &str, required: bool, object: &Value) -> (T, Vec<Problem>) {
+    /// Reads the spec of an object of a kind. `required`: an object without one is invalid.
+    pub(crate) fn spec<T: Field>(
+        kind: &str,
+        required: bool,
+        object: &Value,
+        spec: Option<Cow<'_, Value>>,
+    ) -> (T, Vec<Problem>) {
         let mut reader = Reader { path: "spec".to_owned(), problems: Vec::new() };
-        let spec = match object.get("spec") {
+        let spec = match spec.as_deref() {
             None | Some(Value::Null) => {
                 if required {
                     reader.report("is missing; write what the object is to do");
@@ -82,7 +88,7 @@ impl Reader {
         }
     }
 
-    fn inside<T>(&mut self, step: std::fmt::Arguments<'_>, read: impl FnOnce(&mut Self) -> T) -> T {
+    pub(crate) fn inside<T>(&mut self, step: std::fmt::Arguments<'_>, read: impl FnOnce(&mut Self) -> T) -> T {
         let length = self.path.len();
         self.path.write_fmt(step).expect("a String takes what is written");
         let value = read(self);
@@ -95,7 +101,7 @@ impl Reader {
         self.report(format!("is {found}, but must be {expected}"));
     }
 
-    fn report(&mut self, message: impl Into<String>) {
+    pub(crate) fn report(&mut self, message: impl Into<String>) {
         self.push(Problem::error(&*self.path, message));
     }
 
@@ -104,6 +110,11 @@ impl Reader {
             self.problems.push(problem);
         }
     }
+}
+
+/// Returns the field `spec` of an object.
+pub(crate) fn spec_of(object: &Value) -> Option<Cow<'_, Value>> {
+    object.get("spec").map(Cow::Borrowed)
 }
 
 /// Returns a text of a user, shortened for messages.
@@ -191,14 +202,36 @@ macro_rules! words {
 }
 
 /// Defines an object of a kind with a spec, which is always readable. `optional`: without a spec, it has an empty one.
+/// The version is the one in which objects are read; without one, it is `v1`. `in`: the function that finds the spec.
 macro_rules! object {
     ($(#[$about:meta])* $name:ident: $spec:ident, $group:literal, $kind:literal, $plural:literal) => {
-        $crate::networking::json::object!(@define true, $(#[$about])* $name: $spec, $group, $kind, $plural);
+        $crate::networking::json::object!(
+            @define true, $crate::networking::json::spec_of, "v1", $(#[$about])* $name: $spec, $group, $kind, $plural
+        );
     };
     ($(#[$about:meta])* $name:ident: optional $spec:ident, $group:literal, $kind:literal, $plural:literal) => {
-        $crate::networking::json::object!(@define false, $(#[$about])* $name: $spec, $group, $kind, $plural);
+        $crate::networking::json::object!(
+            @define false, $crate::networking::json::spec_of, "v1", $(#[$about])* $name: $spec, $group, $kind, $plural
+        );
     };
-    (@define $required:literal, $(#[$about:meta])* $name:ident: $spec:ident, $group:literal, $kind:literal, $plural:literal) => {
+    ($(#[$about:meta])* $name:ident: $spec:ident, $group:literal, $version:literal, $kind:literal, $plural:literal) => {
+        $crate::networking::json::object!(
+            @define true, $crate::networking::json::spec_of, $version,
+            $(#[$about])* $name: $spec, $group, $kind, $plural
+        );
+    };
+    (
+        $(#[$about:meta])* $name:ident: $spec:ident in $spec_of:path,
+        $group:literal, $version:literal, $kind:literal, $plural:literal
+    ) => {
+        $crate::networking::json::object!(
+            @define true, $spec_of, $version, $(#[$about])* $name: $spec, $group, $kind, $plural
+        );
+    };
+    (
+        @define $required:literal, $spec_of:path, $version:literal,
+        $(#[$about:meta])* $name:ident: $spec:ident, $group:literal, $kind:literal, $plural:literal
+    ) => {
         $(#[$about])*
         #[derive(Debug, Clone, Default, PartialEq)]
         pub struct $name {
@@ -214,7 +247,7 @@ macro_rules! object {
             /// Reads an object as Kubernetes has it. What cannot be read is unset, and `validate` reports it.
             pub fn from_value(object: &serde_json::Value) -> Self {
                 let metadata = object.get("metadata").cloned().unwrap_or_default();
-                let (spec, unread) = $crate::networking::json::Reader::spec($kind, $required, object);
+                let (spec, unread) = $crate::networking::json::Reader::spec($kind, $required, object, $spec_of(object));
                 $name { metadata: serde_json::from_value(metadata).unwrap_or_default(), spec, unread }
             }
         }
@@ -238,7 +271,7 @@ macro_rules! object {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 use serde::ser::SerializeStruct as _;
                 let mut object = serializer.serialize_struct($kind, 4)?;
-                object.serialize_field("apiVersion", concat!($group, "/v1"))?;
+                object.serialize_field("apiVersion", concat!($group, "/", $version))?;
                 object.serialize_field("kind", $kind)?;
                 object.serialize_field("metadata", &self.metadata)?;
                 object.serialize_field("spec", &self.spec)?;
@@ -266,7 +299,7 @@ macro_rules! object {
         $crate::resource::resource!(
             $name,
             $group,
-            "v1",
+            $version,
             $kind,
             $plural,
             kube::core::NamespaceResourceScope

@@ -146,6 +146,11 @@ impl Check {
         }
     }
 
+    /// Reports a warning about a field elsewhere in the object.
+    pub(crate) fn warn_at(&mut self, field: &str, message: impl Into<String>) {
+        self.push(Problem::warning(field, message));
+    }
+
     fn push(&mut self, problem: Problem) {
         // What could not be read is unset, and would be reported again as missing.
         let unread = self.unread.iter().any(|unread| {

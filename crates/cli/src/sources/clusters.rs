@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use api::analyze::Object;
-use api::networking;
+use api::{linkerd, networking, smi};
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use lab::console::Patience;
@@ -49,6 +49,9 @@ pub(crate) const KINDS: &[ReadKind] = &[
     ReadKind::of(networking::GROUP, "v1", "DestinationRule", "destinationrules"),
     ReadKind::of(networking::GROUP, "v1", "Gateway", "gateways"),
     ReadKind::of(networking::GROUP, "v1", "ServiceEntry", "serviceentries"),
+    ReadKind::of(smi::SPLIT_GROUP, "v1alpha2", "TrafficSplit", "trafficsplits"),
+    ReadKind::of(smi::SPECS_GROUP, "v1alpha4", "HTTPRouteGroup", "httproutegroups"),
+    ReadKind::of(linkerd::GROUP, "v1alpha2", "ServiceProfile", "serviceprofiles"),
     ReadKind::of("", "v1", "Service", "services"),
     ReadKind { metadata: true, ..ReadKind::of("", "v1", "Namespace", "namespaces") },
     ReadKind { metadata: true, ..ReadKind::of("", "v1", "Pod", "pods") },

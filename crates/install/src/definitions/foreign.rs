@@ -1,5 +1,5 @@
 //! Kinds that users have and that name parts of other proxies, installers and meshes: EnvoyFilter, WasmPlugin, IstioOperator,
-//! Linkerd's ServiceProfile and SMI's TrafficSplit.
+//! Linkerd's ServiceProfile, and SMI's TrafficSplit and HTTPRouteGroup.
 
 use serde_json::Value;
 
@@ -100,4 +100,15 @@ pub(super) fn traffic_split() -> Value {
     let backend = object_with([("service", text()), ("weight", integer_or_text())]);
     let reference = object([("kind", text()), ("name", text()), ("apiGroup", text())]);
     object([("service", text()), ("backends", list(backend)), ("matches", list(reference))])
+}
+
+pub(super) fn http_route_group() -> Value {
+    object([("matches", route_matches())])
+}
+
+/// The matches of a group. Before v1alpha3 they are beside the metadata.
+pub(super) fn route_matches() -> Value {
+    // A list of maps before v1alpha4, then a map, which a structural schema cannot express.
+    let route = object([("name", text()), ("methods", list(text())), ("pathRegex", text()), ("headers", anything())]);
+    list(route)
 }

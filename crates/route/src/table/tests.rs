@@ -14,6 +14,7 @@ fn route(name: &str, matches: Vec<HttpMatch>) -> HttpRoute {
         response_headers: HeaderEdits::default(),
         cors: None,
         fault: Fault::default(),
+        classes: None,
     }
 }
 

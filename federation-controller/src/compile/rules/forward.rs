@@ -74,6 +74,7 @@ fn retries(of: &HttpRetry) -> Retries {
         backoff_ms: of.backoff.map(ms).unwrap_or_default(),
         same_hosts: of.retry_ignore_previous_hosts == Some(false),
         remote_localities: of.retry_remote_localities == Some(true),
+        budgeted: false,
     }
 }
 

@@ -40,6 +40,7 @@ pub(super) fn route(host: &mut Host<'_>, of: &Route<'_>) -> Option<HttpRoute> {
         response_headers: host.edits(&place, headers.and_then(|of| of.response.as_ref())),
         cors: route.cors_policy.as_ref().map(cors),
         fault: route.fault.as_ref().map(fault),
+        response_classes: None,
     })
 }
 

@@ -30,6 +30,7 @@ pub(super) fn http(of: &http_match::HttpMatch) -> Option<HttpMatch> {
         // With gateways, these conditions have no meaning, as in Istio.
         client: of.gateways.is_empty().then(|| client(&of.source_labels, &of.source_namespace)).flatten(),
         stat_prefix: of.stat_prefix.clone(),
+        further: Vec::new(),
     })
 }
 
@@ -73,5 +74,11 @@ pub(super) fn is_any(of: &HttpMatch) -> bool {
         Some(WirePattern::Exact(_) | WirePattern::PathPrefix(_)) => false,
     });
     let rest = [&of.scheme, &of.method, &of.authority].into_iter().all(Option::is_none);
-    every_path && rest && of.headers.is_empty() && of.query.is_empty() && of.port == 0 && of.client.is_none()
+    every_path
+        && rest
+        && of.headers.is_empty()
+        && of.query.is_empty()
+        && of.port == 0
+        && of.client.is_none()
+        && of.further.is_empty()
 }

@@ -14,7 +14,7 @@ use wire::discovery::{DestinationPolicy, DestinationSubset, DestinationVariant, 
 use super::merge::{Candidate, Merged, merge};
 use super::traffic_policy::Blocks;
 use super::visibility::Visibility;
-use super::{ByNamespace, Host, MAX_NAMESPACES, matches, subsets, traffic_policy};
+use super::{ByNamespace, Host, MAX_NAMESPACES, matches, service_rules, subsets, traffic_policy};
 use crate::compile::resource::Resource;
 use crate::objects::{Key, Kind, Record as _, Text};
 
@@ -50,7 +50,8 @@ pub(super) fn compile(host: &mut Host<'_>) -> Vec<Resource> {
     let mut compiled: BTreeMap<Vec<Vec<Key>>, Bytes> = BTreeMap::new();
     let mut policy = |host: &mut Host<'_>, rules: Vec<Merged<'_>>| {
         let keys: Vec<Vec<Key>> = rules.iter().map(Merged::keys).collect();
-        if keys.is_empty() && host.inventory.mesh().default_policy.is_none() {
+        let default = host.inventory.mesh().default_policy.is_some() || service_rules::failure_accrual(host).is_some();
+        if keys.is_empty() && !default {
             return None;
         }
         let body = compiled.entry(keys).or_insert_with(|| compile_rules(host, &rules).encode_to_vec().into());
@@ -161,9 +162,11 @@ fn variant(host: &mut Host<'_>, rules: &[Candidate<'_>]) -> DestinationVariant {
     let policy = rules.iter().find_map(|of| of.spec.traffic_policy.as_ref());
     let whole = Blocks::of(policy);
     let at = |port| whole.at_port(policy, port);
+    let accrual = service_rules::failure_accrual(host);
+    let compile = |blocks: Blocks<'_>| blocks.compile_with(accrual, mesh);
     let mut ports: BTreeMap<u32, TrafficPolicy> = BTreeMap::new();
     for port in traffic_policy::ports(policy, &host.ports) {
-        ports.insert(port, at(port).compile(mesh));
+        ports.insert(port, compile(at(port)));
     }
     let mut compiled: Vec<DestinationSubset> = Vec::new();
     let mut names = BTreeSet::new();
@@ -173,11 +176,11 @@ fn variant(host: &mut Host<'_>, rules: &[Candidate<'_>]) -> DestinationVariant {
         }
         let own = subset.traffic_policy.as_ref();
         let both = traffic_policy::ports(policy, &host.ports).chain(traffic_policy::ports(own, &host.ports));
-        let of_port = |port: u32| (port, at(port).of_subset_at_port(own, port).compile(mesh));
+        let of_port = |port: u32| (port, compile(at(port).of_subset_at_port(own, port)));
         compiled.push(DestinationSubset {
             name: subset.name.clone(),
             labels: subset.labels.clone(),
-            policy: Some(whole.of_subset(own).compile(mesh)),
+            policy: Some(compile(whole.of_subset(own))),
             ports: both.collect::<BTreeSet<u32>>().into_iter().map(of_port).collect(),
         });
     }
@@ -187,7 +190,7 @@ fn variant(host: &mut Host<'_>, rules: &[Candidate<'_>]) -> DestinationVariant {
     DestinationVariant {
         client: None,
         sources: rules.iter().map(|of| of.rule.key().to_string()).collect(),
-        policy: Some(whole.compile(mesh)),
+        policy: Some(compile(whole)),
         ports,
         subsets: compiled,
     }

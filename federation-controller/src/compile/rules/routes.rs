@@ -1,4 +1,4 @@
-//! The VirtualService that has effect on a host, and its RouteTable.
+//! The VirtualService that has effect on a host, and its RouteTable. Without one, [`service_rules`] has the table.
 //!
 //! Sidecars merge nothing, as in Istio: of the VirtualServices that a client's namespace sees, the one with the most
 //! specific host has effect, then one that is exported to that namespace alone, then the oldest.
@@ -12,13 +12,13 @@ use wire::Kind as ResourceKind;
 use wire::discovery::RouteTable;
 
 use super::visibility::Visibility;
-use super::{ByNamespace, Host, MAX_NAMESPACES, delegate, http, layer4};
+use super::{ByNamespace, Host, MAX_NAMESPACES, delegate, http, layer4, service_rules};
 use crate::compile::resource::Resource;
 use crate::inventory::rules::Specificity;
 use crate::objects::{Key, Kind, Record as _, Text, VirtualService};
 
 /// The number of routes and conditions of one table.
-const MAX_PARTS: usize = 20_000;
+pub(super) const MAX_PARTS: usize = 20_000;
 
 /// A VirtualService for the host. The first one in order has effect.
 #[derive(Clone, Copy)]
@@ -87,8 +87,21 @@ pub(super) fn compile(host: &mut Host<'_>) -> Vec<Resource> {
     let mut table = |candidate: &Candidate<'_>| {
         tables.entry(candidate.rule.key()).or_insert_with(|| table(host, candidate.rule).encode_to_vec().into()).clone()
     };
-    let most = public.as_ref().map(&mut table);
-    let others = named.iter().map(|(namespace, best)| (namespace.clone(), Some(table(best)))).collect();
+    let mut most = public.as_ref().map(&mut table);
+    let mut others: BTreeMap<Text, Option<Bytes>> =
+        named.iter().map(|(namespace, best)| (namespace.clone(), Some(table(best)))).collect();
+    let winner = public.as_ref().or(named.values().next()).map(|winner| winner.rule.key());
+    if let Some(winner) = &winner {
+        service_rules::note_precedence(host, winner);
+    }
+    service_rules::note_annotations(host, winner.as_ref());
+    if public.is_none() {
+        let bytes = |table: RouteTable| Bytes::from(table.encode_to_vec());
+        most = service_rules::table(host, None).map(bytes);
+        for namespace in service_rules::namespaces(host) {
+            others.entry(namespace.clone()).or_insert_with(|| service_rules::table(host, Some(&namespace)).map(bytes));
+        }
+    }
     ByNamespace { most, others }.resources(ResourceKind::RouteTable, host.hostname)
 }
 

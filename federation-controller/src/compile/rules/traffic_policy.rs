@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use api::linkerd::annotations::FailureAccrual;
 use api::networking::DestinationRuleSpec;
 use api::networking::load_balancer::{LoadBalancer, SimpleLb};
 use api::networking::traffic_policy::{
@@ -28,6 +29,15 @@ pub(super) struct Blocks<'a> {
 }
 
 impl<'a> Blocks<'a> {
+    /// Compiles the blocks. Without outlier detection of a rule, annotations of the Service set it, else the mesh settings.
+    pub(super) fn compile_with(self, accrual: Option<FailureAccrual>, mesh: Blocks<'_>) -> discovery::TrafficPolicy {
+        let mut compiled = self.compile(mesh);
+        if let Some(accrual) = accrual.filter(|_| self.outlier_detection.is_none()) {
+            compiled.outlier_detection = Some(consecutive(accrual));
+        }
+        compiled
+    }
+
     /// Returns the blocks of a policy, without those of its ports.
     pub(super) fn of(policy: Option<&'a TrafficPolicy>) -> Self {
         let Some(policy) = policy else { return Blocks::default() };
@@ -209,6 +219,18 @@ fn connection_pool(of: &ConnectionPool) -> discovery::ConnectionPool {
         max_concurrent_streams: http.and_then(|http| limit(http.max_concurrent_streams)).unwrap_or_default(),
         http2_keepalive_interval_ms: optional_ms(http2.and_then(|of| of.interval)),
         http2_keepalive_timeout_ms: optional_ms(http2.and_then(|of| of.timeout)),
+    }
+}
+
+/// Returns the outlier detection that is nearest to an ejection by consecutive failures: every endpoint may be ejected, and the
+/// end of an ejection is looked for as often as the first one lasts.
+fn consecutive(of: FailureAccrual) -> discovery::OutlierDetection {
+    discovery::OutlierDetection {
+        consecutive_5xx_errors: Some(of.max_failures),
+        interval_ms: of.min_penalty_ms,
+        base_ejection_time_ms: of.min_penalty_ms,
+        max_ejection_percent: Some(100),
+        ..discovery::OutlierDetection::default()
     }
 }
 

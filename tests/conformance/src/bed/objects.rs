@@ -1,6 +1,6 @@
 //! Objects that are applied and deleted.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use futures_util::stream::{StreamExt as _, TryStreamExt as _, iter};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use serde_json::Value;

@@ -24,7 +24,7 @@ pub(super) fn wildcard_host(host: &str) -> Result<(), String> {
 }
 
 /// Checks a full name without wildcards.
-pub(super) fn host(host: &str) -> Result<(), String> {
+pub(crate) fn host(host: &str) -> Result<(), String> {
     length(host)?;
     labels_of(host)
 }

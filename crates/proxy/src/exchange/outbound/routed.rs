@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, uri};
 use route::{
-    Action, CorsOutcome, Destination as RouteDestination, Forward, HeaderEdits, HttpRoute, RequestFacts, Table, choose,
+    Action, CorsOutcome, Destination as RouteDestination, Forward, HeaderEdits, HttpRoute, RequestFacts, Retries,
+    RetryTokens, Table, choose,
 };
 use telemetry::ResponseFlags;
 use telemetry::access_log::Record;
 
 use super::expiry::Limits;
+use super::send::Answer;
 use super::{Destination, OutboundRequests, mirror};
 use crate::exchange::Exchange;
 use crate::failure::{Failure, LocalReply};
@@ -80,6 +82,9 @@ impl OutboundRequests {
         let Some(route) = routed.route() else { return exchange.fail(&Failure::NoRoute(Arc::default())) };
         if let Some(log) = &mut exchange.report.log {
             log.route = route.name.clone();
+        }
+        if let Some(classes) = &route.classes {
+            exchange.report.count_by_route(&host.cluster.key().hostname, &route.name, classes);
         }
         if let Err(failure) = self.inject(&mut exchange, route).await {
             let edits = ResponseEdits::new(HeaderMap::new(), &routed, &self, &exchange);
@@ -157,6 +162,9 @@ impl OutboundRequests {
         exchange.hash = self.hash(&exchange, &default);
         match self.send(&mut exchange, &destination, retries, &mut limits).await {
             Ok(answer) => {
+                if let Some(tokens) = &retries.tokens {
+                    self.earn(tokens, retries, &answer);
+                }
                 let deadline = limits.deadline(exchange.body.as_ref());
                 let upgraded = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
                 let endpoint = answer.leased.pick.target.address;
@@ -173,6 +181,15 @@ impl OutboundRequests {
                 edits.apply(&mut response, None);
                 response
             }
+        }
+    }
+
+    /// Adds to a budget of retries what a request is worth whose response is not one that is repeated.
+    fn earn(&self, tokens: &RetryTokens, retries: &Retries, answer: &Answer) {
+        let (status, headers) = (answer.response.status().as_u16(), answer.response.headers());
+        let grpc = if headers::is_grpc(headers) { headers::grpc_status(headers) } else { None };
+        if !retries.on.on_response(status, grpc, false) {
+            tokens.deposit(Instant::now());
         }
     }
 

@@ -92,7 +92,13 @@ impl OutboundRequests {
             let (method, repeatable) = (&exchange.head.method, exchange.is_repeatable());
             let next = attempts.after(failed.outcome, method, repeatable, policy);
             if let Next::Retry(_) = next {
-                place = cluster.retry();
+                place = match &policy.tokens {
+                    Some(tokens) if !tokens.withdraw(Instant::now()) => {
+                        cluster.shared().count(ClusterCounter::RetryOverflow);
+                        None
+                    }
+                    _ => cluster.retry(),
+                };
             }
             match next {
                 Next::AtOnce => {}

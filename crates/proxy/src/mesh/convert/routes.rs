@@ -7,9 +7,10 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 use route::{
-    Abort, Action, Condition, Cors, Destination, DirectResponse, Fault, Forward, HeaderEdit, HeaderEdits, HttpMatch,
-    HttpRoute, Mirror, Redirect, RedirectPath, RedirectPort, Regex, Retries, RetryOn, Rewrite, RewritePath, ServerName,
-    StringMatch, Table, TcpMatch, TcpRoute, TlsMatch, TlsRoute,
+    Abort, Action, Condition, Cors, Destination, DirectResponse, Expression, Fault, Forward, HeaderEdit, HeaderEdits,
+    HttpMatch, HttpRoute, Mirror, Redirect, RedirectPath, RedirectPort, Regex, ResponseClasses, Retries, RetryOn,
+    RetryTokens, Rewrite, RewritePath, ServerName, StringMatch, Table, TcpMatch, TcpRoute, TlsMatch, TlsRoute,
+    TokenPolicy,
 };
 use wire::discovery as message;
 
@@ -48,9 +49,11 @@ impl Client {
 /// Converts the routes of a host for the own pod.
 pub(in crate::mesh) fn routes(message: &message::RouteTable, client: &Client) -> Result<Table> {
     let (mut http, mut tls, mut tcp) = (Vec::new(), Vec::new(), Vec::new());
+    let tokens = message.retry_tokens.as_ref().map(tokens).transpose()?;
     for route in &message.http {
         let Some(matches) = client.applicable(&route.matches, |of| of.client.as_ref()) else { continue };
-        http.push(http_route(route, &matches).map_err(|error| format!("route {:?}: {error}", route.name))?);
+        let converted = http_route(route, &matches, tokens.as_ref());
+        http.push(converted.map_err(|error| format!("route {:?}: {error}", route.name))?);
     }
     for route in &message.tls {
         let Some(matches) = client.applicable(&route.matches, |of| of.client.as_ref()) else { continue };
@@ -62,12 +65,27 @@ pub(in crate::mesh) fn routes(message: &message::RouteTable, client: &Client) ->
         let matches = matches.into_iter().map(tcp_match).collect::<Result<_>>()?;
         tcp.push(TcpRoute { matches, destinations: destinations(&route.destinations)? });
     }
-    Ok(Table::new(message.source.as_str().into(), http, tls, tcp))
+    let mut table = Table::new(message.source.as_str().into(), http, tls, tcp);
+    table.source_kind = message.source_kind.as_str().into();
+    Ok(table)
 }
 
-fn http_route(message: &message::HttpRoute, matches: &[&message::HttpMatch]) -> Result<HttpRoute> {
+fn tokens(message: &message::RetryTokens) -> Result<Arc<RetryTokens>> {
+    if !message.ratio.is_finite() || message.ratio < 0.0 {
+        return Err(format!("{} is no ratio of retries", message.ratio));
+    }
+    let ttl = millis(message.ttl_ms).ok_or("a budget of retries has no time")?;
+    let policy = TokenPolicy { ratio: message.ratio, min_per_second: message.min_per_second, ttl };
+    Ok(Arc::new(RetryTokens::new(policy)))
+}
+
+fn http_route(
+    message: &message::HttpRoute,
+    matches: &[&message::HttpMatch],
+    tokens: Option<&Arc<RetryTokens>>,
+) -> Result<HttpRoute> {
     let action = match &message.action {
-        Some(message::http_route::Action::Forward(forward)) => Action::Forward(self::forward(forward)?),
+        Some(message::http_route::Action::Forward(forward)) => Action::Forward(self::forward(forward, tokens)?),
         Some(message::http_route::Action::Redirect(redirect)) => Action::Redirect(self::redirect(redirect)?),
         Some(message::http_route::Action::DirectResponse(response)) => {
             Action::Respond(DirectResponse { status: status(response.status)?, body: response.body.clone() })
@@ -82,7 +100,18 @@ fn http_route(message: &message::HttpRoute, matches: &[&message::HttpMatch]) -> 
         response_headers: edits(message.response_headers.as_ref())?,
         cors: message.cors.as_ref().map(cors).transpose()?,
         fault: message.fault.as_ref().map(fault).transpose()?.unwrap_or_default(),
+        classes: message.response_classes.as_ref().map(classes).transpose()?,
     })
+}
+
+fn classes(message: &message::ResponseClasses) -> Result<Arc<ResponseClasses>> {
+    let failures = message.failures.iter().map(|range| (range, true));
+    let all = failures.chain(message.successes.iter().map(|range| (range, false)));
+    let range = |(range, failure): (&message::StatusRange, bool)| {
+        let status = |status: u32| u16::try_from(status).map_err(|_| format!("{status} is no status"));
+        Ok((status(range.first)?, status(range.last)?, failure))
+    };
+    Ok(Arc::new(ResponseClasses { ranges: all.map(range).collect::<Result<_>>()? }))
 }
 
 fn http_match(message: &message::HttpMatch) -> Result<HttpMatch> {
@@ -95,6 +124,22 @@ fn http_match(message: &message::HttpMatch) -> Result<HttpMatch> {
         headers: message.headers.iter().map(|of| condition(of, header_name(&of.name)?)).collect::<Result<_>>()?,
         query: message.query.iter().map(|of| condition(of, of.name.as_str().into())).collect::<Result<_>>()?,
         port: optional_port(message.port)?,
+        further: message.further.iter().map(expression).collect::<Result<_>>()?,
+    })
+}
+
+/// Converts a condition made of others. Decoding bounds its depth.
+fn expression(message: &message::RequestCondition) -> Result<Expression> {
+    use message::request_condition::Condition;
+    let all = |of: &message::RequestConditions| of.conditions.iter().map(expression).collect::<Result<_>>();
+    Ok(match message.condition.as_ref().ok_or("a condition is empty")? {
+        Condition::Request(request) if request.client.is_some() => {
+            return Err("a condition within others is about the client".to_owned());
+        }
+        Condition::Request(request) => Expression::Request(Box::new(http_match(request)?)),
+        Condition::All(conditions) => Expression::All(all(conditions)?),
+        Condition::Any(conditions) => Expression::Any(all(conditions)?),
+        Condition::Not(condition) => Expression::Not(Box::new(expression(condition)?)),
     })
 }
 
@@ -117,13 +162,13 @@ fn string(message: &message::StringMatch) -> Result<StringMatch> {
     })
 }
 
-fn forward(message: &message::Forward) -> Result<Forward> {
+fn forward(message: &message::Forward, tokens: Option<&Arc<RetryTokens>>) -> Result<Forward> {
     let rewrite = message.rewrite.as_ref().map(rewrite).transpose()?.unwrap_or_default();
     let mirror = |mirror: &message::Mirror| {
         let destination = mirror.destination.as_ref().ok_or("a mirror has no destination")?;
         Ok(Mirror { destination: self::destination(destination)?, share: mirror.share })
     };
-    let retries = message.retries.as_ref().map(retries).transpose()?;
+    let retries = message.retries.as_ref().map(|of| retries(of, tokens)).transpose()?;
     let (timeout, attempt) = (millis(message.timeout_ms), retries.as_ref().and_then(|of| of.per_try_timeout));
     let announced = timeout.into_iter().chain(attempt).min();
     Ok(Forward {
@@ -136,21 +181,25 @@ fn forward(message: &message::Forward) -> Result<Forward> {
     })
 }
 
-fn retries(message: &message::Retries) -> Result<Retries> {
+fn retries(message: &message::Retries, tokens: Option<&Arc<RetryTokens>>) -> Result<Retries> {
     let default = Retries::default();
     let on = if message.retry_on.is_empty() {
         default.on
     } else {
         RetryOn::parse(message.retry_on.iter().map(String::as_str)).map_err(|error| error.to_string())?
     };
+    let tokens = tokens.filter(|_| message.budgeted).cloned();
+    // Without a budget, nothing can be taken from it.
+    let attempts = if message.budgeted && tokens.is_none() { 0 } else { message.attempts };
     Ok(Retries {
-        attempts: message.attempts,
+        attempts,
         per_try_timeout: millis(message.per_try_timeout_ms),
         on,
         idempotent: message.retry_on.is_empty(),
         base_interval: millis(message.backoff_ms).unwrap_or(default.base_interval),
         same_hosts: message.same_hosts,
         remote_localities: message.remote_localities,
+        tokens,
     })
 }
 
