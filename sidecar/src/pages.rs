@@ -56,9 +56,7 @@ pub(crate) fn add(admin: Admin, shown: &Shown) -> Admin {
         .page(
             "/authz",
             "the policies in force; ?port=…&method=…&path=…&principal=… for a decision",
-            move |query| {
-                authz::answer(&policies.newest().unwrap_or_default(), policies.address.get().copied(), query)
-            },
+            move |query| authz::answer(&policies.newest().unwrap_or_default(), policies.address.get().copied(), query),
         )
         .page("/authz/observed", "what was accepted: callers, ports, methods and paths", move |_| {
             Reply::json(&traffic.get().map_or(Value::Null, |(cluster, traffic)| authz::observed(cluster, traffic)))

@@ -19,6 +19,9 @@ mod virtual_service;
 
 use serde_json::{Value, json};
 
+/// Returns the schema of a field.
+type Schema = fn() -> Value;
+
 struct ResourceDefinition {
     group: &'static str,
     versions: &'static [&'static str],
@@ -28,7 +31,7 @@ struct ResourceDefinition {
     /// The schema of `spec`.
     spec: fn() -> Value,
     /// A field beside `spec`, with its schema.
-    beside: Option<(&'static str, fn() -> Value)>,
+    beside: Option<(&'static str, Schema)>,
 }
 
 /// The definitions. The last version of each is the storage version.

@@ -18,7 +18,7 @@ impl ResponseClasses {
         match (class, grpc_status) {
             (Some((.., failure)), _) => *failure,
             (None, Some(status)) => GRPC_FAILURES.contains(&status),
-            (None, None) => status < 100 || status >= 500,
+            (None, None) => !(100..500).contains(&status),
         }
     }
 }

@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(reported.refusals.len(), MAX_REFUSALS);
         reported.receive(ProxyReport { refusals: vec![refusal(RefusedBy::Token, "")] }, now + Duration::from_secs(9));
         let token = Refused { by: RefusedBy::Token, policy: String::new(), count: u64::MAX, last: 1 };
-        assert_eq!(reported.refusals, [token.clone()]);
+        assert_eq!(reported.refusals, std::slice::from_ref(&token));
         assert_eq!(token.age(UNIX_EPOCH + Duration::from_secs(4)), Duration::from_secs(3));
         assert_eq!(token.age(UNIX_EPOCH), Duration::ZERO, "its clock is ahead");
     }

@@ -134,7 +134,7 @@ impl Inventory {
 
     /// Returns whether a ServiceProfile makes a port of a service opaque: that of the service's own namespace decides.
     pub fn is_opaque(&self, service: &Key, port: u16) -> bool {
-        let Some(own) = self.primary().filter(|own| own.service_profiles().len() > 0) else { return false };
+        let Some(own) = self.primary().filter(|own| !own.service_profiles().is_empty()) else { return false };
         let profile = own.profile(&service.namespace, &self.settings.hostname(service).into());
         profile.and_then(|of| of.spec.as_ref()).is_some_and(|spec| spec.is_opaque(port))
     }

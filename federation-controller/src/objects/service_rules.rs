@@ -1,9 +1,7 @@
 //! Objects with rules of one service, beside Istio's: SMI's TrafficSplit and HTTPRouteGroup, and Linkerd's ServiceProfile.
 
 use api::linkerd::{ServiceProfileSpec, service_profile};
-use api::networking::Problem;
 use api::smi::{HttpRouteGroupSpec, TrafficSplitSpec, http_route_group, traffic_split};
-use kube::core::ObjectMeta;
 
 use super::{Kind, Rule, RuleSpec};
 
@@ -21,11 +19,6 @@ impl RuleSpec for TrafficSplitSpec {
     const KIND: Kind = Kind::TrafficSplit;
     const NAME: &'static str = "TrafficSplit";
 
-    fn of(object: Self::Source) -> (ObjectMeta, Self, Vec<Problem>) {
-        let problems = object.validate();
-        (object.metadata, object.spec, problems)
-    }
-
     fn parts(&self) -> usize {
         1 + self.backends.len() + self.matches.len()
     }
@@ -36,11 +29,6 @@ impl RuleSpec for HttpRouteGroupSpec {
     const KIND: Kind = Kind::HttpRouteGroup;
     const NAME: &'static str = "HTTPRouteGroup";
 
-    fn of(object: Self::Source) -> (ObjectMeta, Self, Vec<Problem>) {
-        let problems = object.validate();
-        (object.metadata, object.spec, problems)
-    }
-
     fn parts(&self) -> usize {
         1 + self.matches.iter().map(|of| 1 + of.headers.0.len()).sum::<usize>()
     }
@@ -50,11 +38,6 @@ impl RuleSpec for ServiceProfileSpec {
     type Source = service_profile::ServiceProfile;
     const KIND: Kind = Kind::ServiceProfile;
     const NAME: &'static str = "ServiceProfile";
-
-    fn of(object: Self::Source) -> (ObjectMeta, Self, Vec<Problem>) {
-        let problems = object.validate();
-        (object.metadata, object.spec, problems)
-    }
 
     fn parts(&self) -> usize {
         let routes: usize = self.routes.iter().map(|route| 2 + route.response_classes.len()).sum();

@@ -28,9 +28,12 @@ pub(super) struct RefusalTotal {
     last_seconds: f64,
 }
 
+/// The cluster, the namespace, the reason and the policy.
+type Key<'a> = (&'a str, &'a str, &'a str, Option<&'a str>);
+
 /// Adds up what proxies report, those of the highest numbers first.
 pub(super) fn totals(proxies: &[ProxyRow]) -> Vec<RefusalTotal> {
-    let mut totals: BTreeMap<(&str, &str, &str, Option<&str>), (u64, u64)> = BTreeMap::new();
+    let mut totals: BTreeMap<Key<'_>, (u64, u64)> = BTreeMap::new();
     for proxy in proxies {
         for row in &proxy.refusals {
             let key = (&*proxy.cluster, &*proxy.namespace, &*row.by, row.policy.as_deref());

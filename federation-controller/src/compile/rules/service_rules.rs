@@ -45,7 +45,7 @@ pub(super) fn note_precedence(host: &mut Host<'_>, winner: &Key) {
     let own = host.own;
     let splits = own.splits_of(host.hostname).map(|of| (Kind::TrafficSplit, of.key()));
     let profiles = own.profiles_of(host.hostname).map(|of| (Kind::ServiceProfile, of.key()));
-    for (kind, key) in splits.chain(profiles).collect::<Vec<_>>() {
+    for (kind, key) in splits.chain(profiles) {
         let what = if kind == Kind::TrafficSplit { "it has" } else { "its routes and overrides have" };
         let text = format!("VirtualService {winner} is for the same host and takes precedence: {what} no effect there");
         host.note(kind, &key, "IST0109", text);

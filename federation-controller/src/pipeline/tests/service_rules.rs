@@ -45,7 +45,8 @@ pub(super) fn random(kind: u8, name: usize, other: usize, namespace: usize, vari
             json!([{"methods": ["GET"], "name": variant.to_string()}]),
         )),
         2 => {
-            let routes = json!([{"name": "a", "condition": {"pathRegex": "/a"}, "isRetryable": variant % 2 == 0}]);
+            let routes =
+                json!([{"name": "a", "condition": {"pathRegex": "/a"}, "isRetryable": variant.is_multiple_of(2)}]);
             let overrides = json!([{"authority": format!("{other}.default.svc.cluster.local"), "weight": 1}]);
             let spec = match variant % 4 {
                 0 => json!({"routes": routes}),

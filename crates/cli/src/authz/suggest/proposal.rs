@@ -62,6 +62,12 @@ struct Caller {
     paths: BTreeMap<(u16, String), BTreeSet<String>>,
 }
 
+/// The clusters in which callers did the same, and what they did, as JSON.
+type Did<'a> = (BTreeSet<&'a str>, String);
+
+/// Principals, and the operations that they are admitted to.
+type Admitted<'a> = (Vec<&'a str>, Vec<Value>);
+
 impl Workload {
     pub(super) fn new(name: &str, selector: BTreeMap<String, String>) -> Self {
         Workload { name: name.to_owned(), selector, ..Workload::default() }
@@ -101,7 +107,7 @@ impl Workload {
 
     /// Returns the rules: callers that did the same have one.
     pub(super) fn rules(&self) -> Vec<Value> {
-        let mut rules: BTreeMap<(BTreeSet<&str>, String), (Vec<&str>, Vec<Value>)> = BTreeMap::new();
+        let mut rules: BTreeMap<Did<'_>, Admitted<'_>> = BTreeMap::new();
         for (principal, of_clusters) in &self.callers {
             // By what it did, the clusters in which it did that; none: a rule for any cluster.
             let mut did: BTreeMap<String, (BTreeSet<&str>, Vec<Value>)> = BTreeMap::new();
@@ -118,7 +124,7 @@ impl Workload {
                 rules.entry((clusters, text)).or_insert_with(|| (Vec::new(), operations)).0.push(principal);
             }
         }
-        let rule = |((clusters, _), (principals, operations)): ((BTreeSet<&str>, String), (Vec<&str>, Vec<Value>))| {
+        let rule = |((clusters, _), (principals, operations)): (Did<'_>, Admitted<'_>)| {
             let mut rule = json!({"from": [{"source": {"principals": principals}}], "to": operations});
             if !clusters.is_empty() {
                 rule["when"] = json!([{"key": "source.cluster", "values": clusters}]);

@@ -108,8 +108,7 @@ fn what_a_sidecar_makes_up_widens_no_rule() {
 #[test]
 fn paths_of_all_pods_are_generalised_together() {
     let set = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect::<BTreeSet<String>>();
-    let many: Vec<String> = (0..20).map(|number| format!("/users/user-{number}/orders")).collect();
-    let mut paths: BTreeSet<String> = many.into_iter().collect();
+    let mut paths: BTreeSet<String> = (0..20).map(|number| format!("/users/user-{number}/orders")).collect();
     paths.insert("/health".into());
     assert_eq!(generalised(&paths), set(&["/health", "/users/{**}"]));
     let covered = set(&["/a/{*}/{**}", "/a/{*}/x", "/a/{*}", "/b"]);
