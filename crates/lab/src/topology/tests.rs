@@ -243,7 +243,7 @@ const BAD: &[(&str, &str, &[&str])] = &[
     (
         "  networks:",
         "  issuers: [{host: https://auth.example.com}]\n  networks:",
-        &["my.yaml:4:19: \"https://auth.example.com\" is not the host name of an issuer", "such as auth.example.com"],
+        &["my.yaml:4:20: \"https://auth.example.com\" is not the host name of an issuer", "such as auth.example.com"],
     ),
     ("  networks:", "  issuers: [{host: auth}]\n  networks:", &["\"auth\" is not the host name", "one dot"]),
     ("  networks:", "  issuers: [{host: 10.0.0.1}]\n  networks:", &["\"10.0.0.1\" is not the host name"]),
