@@ -67,6 +67,17 @@ impl Pattern {
         })
     }
 
+    /// Parses a pattern of a header, of which `*` matches every value, also an empty one.
+    ///
+    /// # Errors
+    /// As [`Pattern::parse`].
+    pub fn parse_header(text: &str) -> Result<Self, InvalidPattern> {
+        match text {
+            "*" => Ok(Pattern::Prefix("".into())),
+            _ => Pattern::parse(text),
+        }
+    }
+
     /// Returns whether the pattern matches a value.
     pub fn matches(&self, value: &str) -> bool {
         match self {

@@ -105,7 +105,11 @@ fn decide(snapshot: &MeshSnapshot, own: Option<IpAddr>, query: &Query, port: u16
     let principal = principal.filter(|_| !is_plaintext);
     let source = address("source", IpAddr::V4(Ipv4Addr::UNSPECIFIED))?;
     let claims = query.get("claims").map(serde_json::from_str::<Value>).transpose();
-    let claims = claims.map_err(|error| format!("claims: {error}"))?.map(DescribedClaims);
+    let claims = claims.map_err(|error| format!("claims: {error}"))?.map(|claims| {
+        let rules = snapshot.tokens.as_deref();
+        let words = rules.map_or(&[][..], |rules| rules.space_delimited(claims["iss"].as_str().unwrap_or_default()));
+        DescribedClaims { words: words.to_vec(), claims }
+    });
     let method = query.get("method").filter(|method| !method.is_empty());
     // Policies see the path in the form of the mesh, as the application does.
     let target = query.get("path").unwrap_or("/").split('#').next().unwrap_or_default();
@@ -211,22 +215,26 @@ impl Headers for Described<'_> {
 }
 
 /// Claims of the query, as JSON.
-struct DescribedClaims(Value);
+struct DescribedClaims {
+    claims: Value,
+    /// Claims whose text is a list with spaces between its elements.
+    words: Vec<Box<str>>,
+}
 
 impl Claims for DescribedClaims {
     fn issuer(&self) -> Option<&str> {
-        self.0["iss"].as_str()
+        self.claims["iss"].as_str()
     }
 
     fn subject(&self) -> Option<&str> {
-        self.0["sub"].as_str()
+        self.claims["sub"].as_str()
     }
 
     fn any(&self, path: &[Arc<str>], matches: &mut dyn FnMut(&str) -> bool) -> bool {
-        let claim = path.iter().try_fold(&self.0, |value, name| value.get(&**name));
+        let claim = path.iter().try_fold(&self.claims, |value, name| value.get(&**name));
         match claim {
             Some(Value::String(text)) => {
-                let split = matches!(path, [name] if ["scope", "permission"].contains(&&**name));
+                let split = matches!(path, [name] if self.words.iter().any(|of| **of == **name));
                 if split { text.split(' ').any(matches) } else { matches(text) }
             }
             Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).any(matches),

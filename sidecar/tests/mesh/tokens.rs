@@ -126,7 +126,7 @@ async fn a_bad_token_is_refused_with_a_reason_and_nothing_else_suffers() {
     for (token, code, reason) in &table {
         let response = get(frontend.service_address(1), "/a?b=c", &bearer(token)).await;
         assert_eq!((status(&response), response.split("\r\n\r\n").nth(1)), (*code, Some(*reason)));
-        let challenge = "Bearer realm=\"https://reviews/a?b=c\", error=\"invalid_token\"";
+        let challenge = "Bearer realm=\"http://reviews/a?b=c\", error=\"invalid_token\"";
         assert_eq!(header(&response, "www-authenticate"), Some(challenge), "{response}");
         // On one connection, a valid request follows.
         for (token, code) in [(token, *code), (&valid, 200)] {

@@ -65,6 +65,10 @@ pub fn bootstrap(metadata: &Value, admin: SocketAddr, istiod: SocketAddr, secret
     json!({
         "node": {"metadata": metadata},
         "admin": {"address": socket(admin)},
+        // As in the bootstrap of Istio's proxies: the fragment of a path is removed.
+        "layered_runtime": {"layers": [{"name": "istio", "static_layer": {
+            "envoy.reloadable_features.http_reject_path_with_fragment": false,
+        }}]},
         "dynamic_resources": {
             "lds_config": ads, "cds_config": ads,
             "ads_config": {

@@ -106,6 +106,12 @@ impl TokenRules {
         (!rules.is_empty()).then(|| Arc::new(Self { rules, locations, own_headers }))
     }
 
+    /// Returns the claims of an issuer's tokens whose text is a list with spaces between its elements.
+    pub fn space_delimited(&self, issuer: &str) -> &[Box<str>] {
+        let rule = self.rules.iter().find(|rule| *rule.issuer == *issuer);
+        rule.map_or(&[], |rule| &rule.space_delimited)
+    }
+
     /// Authenticates the end user of a request at `now`, in seconds since 1970. Returns `None` if the request has no token.
     /// Each token must be valid: otherwise an application could take one that nobody verified. Of several, the claims of
     /// the first one count, in the order of rules and their places.

@@ -155,3 +155,10 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn an_empty_header_is_present() {
+    let parse = |text| Pattern::parse_header(text).unwrap();
+    assert!(parse("*").matches("") && parse("*").matches("a"));
+    assert!(!parse("a*").matches("") && !Pattern::parse("*").unwrap().matches(""));
+}

@@ -50,7 +50,7 @@ pub(super) fn services() -> Vec<Value> {
     let servers = crate::places::namespaces_of_servers();
     let servers = servers.iter().map(|namespace| service(namespace, "server", ports.clone()));
     servers
-        .chain([service("shop", "authorizer", json!([port("http", 8000, 8000), port("grpc", 9001, 9001)]))])
+        .chain([service("shop", "authorizer", json!([port("http", 8000, 8000), port("http-silent", 8001, 8001)]))])
         .collect()
 }
 

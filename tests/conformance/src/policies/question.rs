@@ -62,9 +62,10 @@ pub(super) async fn ask(
     namespace: &str,
 ) -> Result<Option<Answer>> {
     let request = &case.requests[index];
-    // TLS that is not the mesh's, and the server name of a handshake.
-    let is_about_handshake = case.config.iter().any(|object| object.to_string().contains("connection.sni"));
-    if order.protocol == Protocol::Tls || is_about_handshake {
+    // TLS that is not the mesh's, the server name of a handshake, headers that claims give, and targets that are no paths.
+    let has = |field: &str| case.config.iter().any(|object| object.to_string().contains(field));
+    let is_about_claims = has("outputClaimToHeaders") && has("request.headers");
+    if order.protocol == Protocol::Tls || has("connection.sni") || is_about_claims || !order.path.starts_with('/') {
         return Ok(None);
     }
     let mut fields: Vec<(&str, String)> = Vec::new();

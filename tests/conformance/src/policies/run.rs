@@ -25,11 +25,11 @@ const LOGS: Duration = Duration::from_millis(1500);
 /// Of the response's headers, that by which a server asks for a token; cases need not observe it.
 const CHALLENGE: &str = "www-authenticate";
 /// The beginnings of response code details that policies cause.
-const DETAILS: [&str; 4] = ["rbac_access_denied", "jwt_authn_access_denied", "ext_authz_", "path_normalization"];
+const DETAILS: [&str; 3] = ["rbac_access_denied", "jwt_authn_access_denied", "ext_authz_"];
 /// Shorter texts are no tokens: they occur by chance.
 const SHORTEST: usize = 16;
 /// Statuses whose bodies are those of policies.
-const REFUSALS: [u16; 3] = [400, 401, 403];
+const REFUSALS: [u16; 2] = [401, 403];
 
 /// What came of the cases.
 #[derive(Debug, Default)]

@@ -27,7 +27,7 @@ impl InboundRequests {
     /// Returns the response to a request that is not admitted.
     pub(super) fn refuse(&self, exchange: Exchange, failure: &Failure) -> Response<ResponseBody> {
         let Failure::Unauthenticated(_) = failure else { return exchange.fail(failure) };
-        let challenge = challenge(&exchange.head, self.downstream.peer.is_some());
+        let challenge = challenge(&exchange.head);
         let mut response = exchange.fail(failure);
         response.headers_mut().extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
         response
@@ -35,9 +35,13 @@ impl InboundRequests {
 }
 
 /// Returns the value of `www-authenticate` for a token that is not valid (RFC 6750 §3), with the URL as Envoy has it.
-fn challenge(head: &request::Parts, tls: bool) -> Option<HeaderValue> {
+fn challenge(head: &request::Parts) -> Option<HeaderValue> {
     const MAX_PATH: usize = 256;
-    let scheme = if tls { "https" } else { "http" };
+    // The mesh's own TLS does not count: the caller knows nothing of it.
+    let scheme = head.headers.get("x-forwarded-proto").map_or("http", |proto| match proto.as_bytes() {
+        b"https" => "https",
+        _ => "http",
+    });
     let host = headers::host(&head.uri, &head.headers).unwrap_or_default();
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     let path: String = target.chars().take(MAX_PATH).filter(|char| *char != '"').collect();

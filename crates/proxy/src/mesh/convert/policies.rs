@@ -67,7 +67,7 @@ fn header(message: &message::HeaderCondition) -> Result<Condition> {
     let name = pseudo.unwrap_or(&message.name).parse::<HeaderName>();
     let name = name.map_err(|_| format!("{:?} is no header", message.name))?;
     let name = if pseudo.is_some() { format!(":{name}").into() } else { Arc::from(name.as_str()) };
-    Ok(Condition::Header(name, field(message.value.as_ref(), pattern)?))
+    Ok(Condition::Header(name, field(message.value.as_ref(), header_pattern)?))
 }
 
 fn condition(message: &message::Condition) -> Result<Condition> {
@@ -103,6 +103,10 @@ fn field<T>(message: Option<&message::Values>, parse: impl Fn(&str) -> Result<T>
 
 fn pattern(text: &str) -> Result<Pattern> {
     Pattern::parse(text).map_err(|error| error.to_string())
+}
+
+fn header_pattern(text: &str) -> Result<Pattern> {
+    Pattern::parse_header(text).map_err(|error| error.to_string())
 }
 
 fn namespace(text: &str) -> Result<Pattern> {
