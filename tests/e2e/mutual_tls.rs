@@ -1,7 +1,7 @@
 //! Changes of the mode of mutual TLS under load.
 
 use crate::load::{Load, assert_none_failed, now_ms};
-use crate::policies::lab;
+use crate::policies::{becomes, lab};
 use crate::support::Lab;
 
 const CALLERS: &str = "
@@ -36,7 +36,7 @@ fn a_change_to_strict_and_back_under_load_fails_no_mutual_tls_and_refuses_plaint
     let lab = lab(CALLERS);
     set_mode(&lab, "PERMISSIVE");
     let loads = ["west/default/frontend", "west/default/legacy"]
-        .map(|caller| Load::start(&lab, caller, "http://backend:9080/", 100, 14, &[]));
+        .map(|caller| Load::start(&lab, caller, "http://backend:9080/", 100, 20, &[]));
     // Part of the scenario: a second of calls before the change.
     std::thread::sleep(std::time::Duration::from_secs(1));
     let (strict_requested, strict) = set_mode(&lab, "STRICT");
@@ -45,12 +45,14 @@ fn a_change_to_strict_and_back_under_load_fails_no_mutual_tls_and_refuses_plaint
     let (permissive_requested, permissive) = set_mode(&lab, "PERMISSIVE");
     let [mesh, plaintext] = loads.map(Load::wait);
 
-    assert_none_failed(mesh.iter(), 1300);
+    assert_none_failed(mesh.iter(), 1900);
     let between = |from: f64, to: f64| plaintext.iter().filter(move |call| from <= call.at_ms && call.at_ms < to);
     assert_none_failed(between(0.0, strict_requested - 500.0), 10);
     let accepted: Vec<_> = between(strict, permissive_requested).filter(|call| call.ok()).collect();
     assert!(accepted.is_empty(), "{} calls in plaintext after the status, first: {:?}", accepted.len(), accepted[0]);
     assert!(between(strict, permissive_requested).count() > 50, "calls while STRICT is in force");
-    assert_none_failed(between(permissive, f64::MAX), 10);
+    // On a busy machine the calls may have ended before PERMISSIVE is in force.
+    assert_none_failed(between(permissive, f64::MAX), 0);
+    becomes(&lab, "west/default/legacy", &["http://backend:9080/"], "200");
     lab.down();
 }
