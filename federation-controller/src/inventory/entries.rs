@@ -149,10 +149,23 @@ impl Inventory {
         self.primary().map(|own| own.entries_of(host)).unwrap_or_default()
     }
 
-    /// Returns the notices about hosts of entries that are defined elsewhere, in no order.
+    /// Returns the notices about hosts of entries that are defined elsewhere, and about workloads that no entry selects, in no order.
     pub(super) fn entry_notices(&self) -> impl Iterator<Item = RuleNotice> {
-        let entries = self.primary().into_iter().flat_map(|own| own.service_entries().values());
-        entries.flat_map(|entry| {
+        let own = self.primary();
+        let workloads = own.into_iter().flat_map(|own| {
+            let unused = |of: &&WorkloadEntry| {
+                of.spec.is_some() && own.service_entries().selecting(&[&of.namespace], &labels_of(of)).next().is_none()
+            };
+            own.workload_entries().values().filter(unused)
+        });
+        let unused = workloads.map(|workload| RuleNotice {
+            kind: Kind::WorkloadEntry,
+            object: workload.key(),
+            code: "IST0133".into(),
+            text: "no ServiceEntry of its namespace selects it, so it has no effect: write its labels into a workloadSelector".into(),
+        });
+        let entries = own.into_iter().flat_map(|own| own.service_entries().values());
+        unused.chain(entries.flat_map(|entry| {
             hosts_of(entry).filter_map(|host| {
                 let text = if self.definitions(&host).next().is_some() {
                     format!(
@@ -170,7 +183,7 @@ impl Inventory {
                 let (kind, object) = (Kind::ServiceEntry, entry.key());
                 Some(RuleNotice { kind, object, code: "IST0109".into(), text })
             })
-        })
+        }))
     }
 
     /// Returns the namespace of the service of a host: of the Kubernetes Service that the name is one of, else of the oldest entry.
