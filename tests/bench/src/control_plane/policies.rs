@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use http::Method;
 use serde_json::{Value, json};
 
 use super::streams::DiscoveryStreams;
@@ -56,6 +57,12 @@ impl MeasuredMesh<'_> {
             created.push((format!("default/{name}"), Instant::now()));
         }
         self.named_arrivals(streams, &created, "new AuthorizationPolicy").await;
+        // Each turn begins without policies.
+        for (name, _) in &created {
+            let name = name.trim_start_matches("default/");
+            self.clusters[0].client().request(Method::DELETE, &format!("{POLICIES}/{name}"), &Value::Null).await?;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
         Ok(())
     }
 }
