@@ -16,7 +16,7 @@ use policy::{Accepted, PeerAuthentication, PeerMode, Presented};
 use proxy::detect::{self, Detected};
 use proxy::exchange::Downstream;
 use proxy::exchange::authorize::{accepted_connection, authorize_connection};
-use proxy::exchange::inbound::{self, fingerprint};
+use proxy::exchange::inbound;
 use proxy::failure::Failure;
 use proxy::http::Version;
 use proxy::io::{Io, Prefixed};
@@ -166,7 +166,7 @@ async fn terminate_tls(
     };
     downstream.admitted.prove();
     downstream.peer = Some(Arc::new(peer));
-    downstream.certificate = certificates.first().map(|leaf| fingerprint(leaf));
+    downstream.certificate = certificates.first().map(|leaf| identity::fingerprint(leaf).into());
     let negotiated = match connection.alpn_protocol() {
         Some(b"h2" | b"istio-h2") => Detected::Http(Version::Http2),
         Some(b"http/1.1" | b"http/1.0" | b"istio-http/1.1" | b"istio-http/1.0") => Detected::Http(Version::Http1),

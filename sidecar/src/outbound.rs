@@ -12,10 +12,7 @@ use proxy::exchange::Downstream;
 use proxy::exchange::outbound::{self, Destination};
 use proxy::failure::Failure;
 use proxy::io::Io;
-use proxy::mesh::{AddressMatch, HashKey, Lookup, OutboundPolicy, Protocol};
-use proxy::report::endpoint_party;
-use proxy::tcp::{self, CarryLimits};
-use proxy::upstream::hash::connection_hash;
+use proxy::mesh::{AddressMatch, Lookup, OutboundPolicy, Protocol};
 use proxy::upstream::{Target, UpstreamCluster};
 use proxy::worker::Worker;
 use runtime::admission::Admitted;
@@ -74,7 +71,11 @@ async fn carry(stream: TcpStream, client: SocketAddr, admitted: Admitted, captur
     let destination = named.unwrap_or(destination);
     match detected {
         Detected::Http(version) => outbound::serve(io, version, downstream, destination, worker).await,
-        Detected::Opaque => relay(io, downstream, destination, worker).await,
+        Detected::Opaque => {
+            let within = worker.view.snapshot().settings.detection_timeout;
+            let destination = outbound::connections::route(&mut io, &downstream, destination, within, worker).await?;
+            outbound::connections::relay(io, &downstream, destination, worker).await
+        }
     }
 }
 
@@ -100,43 +101,4 @@ fn destination(address: SocketAddr, found: &Lookup<AddressMatch>, worker: &Worke
 
 fn passthrough(address: SocketAddr) -> UpstreamCluster {
     UpstreamCluster::fixed("PassthroughCluster", Target::plaintext(address))
-}
-
-/// Carries opaque bytes to an endpoint.
-async fn relay(
-    mut io: Io,
-    downstream: Downstream,
-    destination: Destination,
-    worker: &Rc<Worker>,
-) -> Result<(), Failure> {
-    let within = worker.view.snapshot().settings.detection_timeout;
-    let Destination { cluster, metrics, .. } =
-        outbound::connections::route(&mut io, &downstream, destination, within, worker).await?;
-    let mut log = worker.telemetry.log.begin(&worker.view.snapshot().settings.log);
-    if let Some(log) = &mut log {
-        downstream.log_to(log);
-        log.cluster = cluster.name.clone();
-    }
-    let policy = cluster.policy();
-    let by_source = policy.balancing.hash == Some(HashKey::SourceAddress);
-    let hash = by_source.then(|| connection_hash(downstream.client).hash).flatten();
-    let dial = worker.dial_options(&cluster).for_client(downstream.client, downstream.destination);
-    let (pick, opened) = match cluster.connect(hash, &dial).await {
-        Ok(connected) => connected,
-        Err(failure) => {
-            tcp::refused(&metrics, &worker.telemetry, log, &failure);
-            return Err(failure);
-        }
-    };
-    let mut party = endpoint_party(&pick.target.labels, &pick.target.cluster);
-    party.principal = opened.peer.as_ref().map(|peer| peer.id.as_str().into()).unwrap_or_default();
-    if let Some(log) = &mut log {
-        log.upstream_host = Some(pick.target.address);
-        log.upstream_local = opened.local;
-    }
-    let mut upstream = opened.io;
-    let metrics = metrics.tcp(&worker.telemetry.intern(party));
-    let limits = CarryLimits::of(&policy);
-    tcp::carry(&mut io, &mut upstream, &downstream.admitted, limits, metrics, log).await;
-    Ok(())
 }

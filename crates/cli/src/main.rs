@@ -64,6 +64,8 @@ enum IsthmusCommand {
     Sidecar(sidecar::Options),
     /// Run the SNI router between networks
     EastwestGateway(eastwest_gateway::Options),
+    /// Run an ingress or egress gateway
+    Router(router::Options),
     /// Run the control plane
     FederationController(federation_controller::Options),
     #[command(flatten)]
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
         IsthmusCommand::Completion(args) => block_on(completion::run(args)),
         IsthmusCommand::Sidecar(options) => sidecar::run(options),
         IsthmusCommand::EastwestGateway(options) => eastwest_gateway::run(options),
+        IsthmusCommand::Router(options) => router::run(options),
         IsthmusCommand::FederationController(options) => federation_controller::run(options),
         IsthmusCommand::Hidden(command) => command.run(),
     }

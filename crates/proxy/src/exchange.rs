@@ -1,9 +1,10 @@
 //! Exchanges: a request and its response on their way through the proxy.
 //!
-//! Both sides are a straight line of phases, the same for HTTP/1.1 and HTTP/2:
+//! Each side is a straight line of phases, the same for HTTP/1.1 and HTTP/2:
 //!
 //! - [`inbound`]: authenticate → ask ([`external`]) → verify tokens → authorize → limit → application
 //! - [`outbound`]: route → policies → pick and send, again if safe → answer
+//! - [`gateway`]: authorize as [`inbound`], then route and send as [`outbound`]
 //!
 //! An [`Exchange`] carries the request's context through them. A feature is a step in a phase, or a field of the exchange.
 
@@ -29,9 +30,11 @@ use crate::worker::Worker;
 
 pub mod authorize;
 mod external;
+pub mod gateway;
 mod host;
 pub mod inbound;
 pub mod outbound;
+mod tokens;
 
 /// The downstream connection of an exchange.
 #[derive(Debug, Clone)]

@@ -46,6 +46,15 @@ pub use view::{Lookup, MeshView, demand};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+/// Converts routes that are not those of a service, but of a gateway in a namespace.
+///
+/// # Errors
+/// Returns an error if they are invalid.
+pub fn route_table(message: &wire::discovery::RouteTable, namespace: &Arc<str>) -> Result<route::Table, String> {
+    let client = convert::Client { namespace: namespace.clone(), labels: std::collections::BTreeMap::new() };
+    convert::routes(message, &client)
+}
+
 /// The location of a proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyLocation {

@@ -228,7 +228,8 @@ impl ServiceMetrics {
 /// The report of one request: recorded once, at the end of the response or on drop.
 pub struct RequestReport {
     telemetry: Rc<WorkerTelemetry>,
-    metrics: Rc<ServiceMetrics>,
+    /// The metrics that the request counts in.
+    pub metrics: Rc<ServiceMetrics>,
     started: Instant,
     protocol: Protocol,
     /// The other side; `None` while it is unknown.

@@ -1,13 +1,20 @@
 //! Conditions on requests.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
 
 use crate::StringMatch;
 
+/// Access to the claims of a request's token, which has been verified.
+pub trait Claims {
+    /// Returns whether a value of the claim at a path matches. Each element of a list is a value.
+    fn any(&self, path: &[Arc<str>], matches: &mut dyn FnMut(&str) -> bool) -> bool;
+}
+
 /// The parts of a request that conditions are about.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Facts<'a> {
     /// The path, without the query.
     pub path: &'a str,
@@ -23,6 +30,8 @@ pub struct Facts<'a> {
     pub headers: &'a HeaderMap,
     /// The port that the client connected to.
     pub port: u16,
+    /// The claims of the request's token; `None` without one, and where conditions on claims are never met.
+    pub claims: Option<&'a dyn Claims>,
 }
 
 /// A condition on a field: a header, or a parameter of the query.
@@ -51,6 +60,8 @@ pub struct HttpMatch {
     pub headers: Vec<Condition<HeaderName>>,
     /// On parameters of the query.
     pub query: Vec<Condition<Box<str>>>,
+    /// On claims of the request's token, by their paths.
+    pub claims: Vec<Condition<Arc<[Arc<str>]>>>,
     /// On the port that the client connected to.
     pub port: Option<u16>,
     /// Made of others.
@@ -80,6 +91,7 @@ impl HttpMatch {
             && met(&self.scheme, facts.scheme)
             && self.headers.iter().all(|condition| condition.is_met(header(facts, &condition.name).as_deref()))
             && self.query.iter().all(|condition| condition.is_met(parameter(facts.query, &condition.name)))
+            && self.claims.iter().all(|condition| claim_is_met(condition, facts.claims))
             && self.further.iter().all(|condition| condition.is_met(facts))
     }
 
@@ -87,6 +99,12 @@ impl HttpMatch {
     pub fn is_unconditional(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// Returns whether a condition on a claim is met. A request without a token has no claims.
+fn claim_is_met(condition: &Condition<Arc<[Arc<str>]>>, claims: Option<&dyn Claims>) -> bool {
+    let matches = &mut |value: &str| condition.value.matches(value.as_bytes());
+    claims.is_some_and(|claims| claims.any(&condition.name, matches)) != condition.invert
 }
 
 /// Returns the value of a header; several values are joined with commas, as in Envoy.
@@ -150,6 +168,7 @@ mod tests {
             authority: "reviews:80",
             headers,
             port: 9080,
+            claims: None,
         }
     }
 
@@ -196,6 +215,33 @@ mod tests {
         }
     }
 
+    /// A token with the claim `group` of two values.
+    struct Token;
+
+    impl Claims for Token {
+        fn any(&self, path: &[Arc<str>], matches: &mut dyn FnMut(&str) -> bool) -> bool {
+            path.len() == 1 && &*path[0] == "group" && ["admin", "dev"].into_iter().any(matches)
+        }
+    }
+
+    #[test]
+    fn a_condition_on_a_claim_is_met_by_any_of_its_values() {
+        let headers = HeaderMap::new();
+        let claim = |name: &str, value: &str, invert| HttpMatch {
+            claims: vec![Condition { name: [name.into()].into(), value: StringMatch::Exact(value.into()), invert }],
+            ..HttpMatch::default()
+        };
+        for (condition, with, without) in [
+            (claim("group", "dev", false), true, false),
+            (claim("group", "ops", false), false, false),
+            (claim("group", "dev", true), false, true),
+            (claim("role", "dev", false), false, false),
+        ] {
+            assert_eq!(condition.is_met(&facts(&headers)), without, "{condition:?}");
+            assert_eq!(condition.is_met(&Facts { claims: Some(&Token), ..facts(&headers) }), with, "{condition:?}");
+        }
+    }
+
     fn method(method: &str) -> Expression {
         let method = Some(StringMatch::Exact(method.into()));
         Expression::Request(Box::new(HttpMatch { method, ..HttpMatch::default() }))
@@ -218,6 +264,7 @@ mod tests {
             authority: "web",
             headers: &headers,
             port: 80,
+            claims: None,
         };
         for (expression, expected) in [
             (method("GET"), true),

@@ -117,6 +117,7 @@ mod tests {
             authority: "a.example:8080",
             headers: &headers,
             port: 9080,
+            claims: None,
         };
         let same = Redirect { path: None, authority: None, scheme: None, port: None, status: StatusCode::FOUND };
         let https = Some("https".into());

@@ -206,6 +206,19 @@ pub fn claim_path(text: &str) -> Option<Vec<&str>> {
     names.map(|name| (!name.is_empty() && !name.contains(['[', ']'])).then_some(name)).collect()
 }
 
+/// What precedes the claim in the name of a header that a route's condition on a claim has.
+const ROUTED_CLAIM: &str = "@request.auth.claims";
+
+/// Returns the path of the claim of a condition of a route: `@request.auth.claims.a.b` or `@request.auth.claims[a][b]`, as in
+/// VirtualServices.
+pub fn routed_claim(name: &str) -> Option<Vec<&str>> {
+    let rest = name.strip_prefix(ROUTED_CLAIM)?;
+    match rest.strip_prefix('.') {
+        Some(dotted) => dotted.split('.').map(|name| (!name.is_empty()).then_some(name)).collect(),
+        None => claim_path(rest),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,6 +294,22 @@ mod tests {
             assert_eq!(ip_of_bytes(&ip_to_bytes(ip)), Some(ip));
         }
         assert_eq!(ip_of_bytes(&[1, 2, 3]), None);
+    }
+
+    #[test]
+    fn a_condition_of_a_route_names_a_claim_with_dots_or_brackets() {
+        for (name, path) in [
+            ("@request.auth.claims.group", Some(vec!["group"])),
+            ("@request.auth.claims.a.b", Some(vec!["a", "b"])),
+            ("@request.auth.claims[a.b][c]", Some(vec!["a.b", "c"])),
+            ("@request.auth.claims", None),
+            ("@request.auth.claims.", None),
+            ("@request.auth.claims.a..b", None),
+            ("@request.auth.claimsx", None),
+            ("x-group", None),
+        ] {
+            assert_eq!(routed_claim(name), path, "{name}");
+        }
     }
 
     #[test]

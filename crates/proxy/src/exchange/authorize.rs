@@ -48,21 +48,44 @@ pub(super) fn authorize_request(
     snapshot: &MeshSnapshot,
     telemetry: &WorkerTelemetry,
 ) -> Result<(), Failure> {
+    authorize_request_of(original_client(&head.headers), downstream, head, token, snapshot, telemetry)
+}
+
+/// The same for a request whose original client is known: `client`, or else the peer.
+pub(super) fn authorize_request_of(
+    client: Option<IpAddr>,
+    downstream: &Downstream,
+    head: &Parts,
+    token: Option<&jwt::Verified>,
+    snapshot: &MeshSnapshot,
+    telemetry: &WorkerTelemetry,
+) -> Result<(), Failure> {
     let authorization = snapshot.authorization.as_deref();
     if authorization.is_some_and(Authorization::is_empty) {
         return Ok(());
     }
-    with_facts(downstream, head, token, |facts| decide(authorization, facts, telemetry))
+    with_facts(client, downstream, head, token, |facts| decide(authorization, facts, telemetry))
 }
 
 /// Returns the policy by which another server is asked about a request, if there is one.
 pub(super) fn asked_about(downstream: &Downstream, head: &Parts, snapshot: &MeshSnapshot) -> Option<Matched> {
+    asked_about_of(original_client(&head.headers), downstream, head, snapshot)
+}
+
+/// The same for a request whose original client is known: `client`, or else the peer.
+pub(super) fn asked_about_of(
+    client: Option<IpAddr>,
+    downstream: &Downstream,
+    head: &Parts,
+    snapshot: &MeshSnapshot,
+) -> Option<Matched> {
     let policies = snapshot.authorization.as_deref().filter(|policies| policies.asks())?;
-    with_facts(downstream, head, None, |facts| policies.custom(facts))
+    with_facts(client, downstream, head, None, |facts| policies.custom(facts))
 }
 
 /// Evaluates policies on what they see of a request.
 fn with_facts<T>(
+    client: Option<IpAddr>,
     downstream: &Downstream,
     head: &Parts,
     token: Option<&jwt::Verified>,
@@ -76,7 +99,7 @@ fn with_facts<T>(
         headers: &headers,
         claims: token.map(|token| token as &dyn Claims),
     };
-    let remote = original_client(&head.headers).unwrap_or(facts.remote);
+    let remote = client.unwrap_or(facts.remote);
     evaluate(&Facts { request: Some(request), remote, ..facts })
 }
 

@@ -5,12 +5,9 @@
 //! ([`headers::UNPROCESSED`]), so that the caller's sidecar may send even a POST to another endpoint.
 
 use std::cell::OnceCell;
-use std::fmt::Write;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 
-use aws_lc_rs::digest;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version as HttpVersion};
 use policy::PeerMode;
 use policy::authorization::Matched;
@@ -19,7 +16,7 @@ use telemetry::istio::Party;
 
 use super::authorize::{asked_about, authorize_request};
 use super::external::{OnAllow, check_request};
-use super::{Downstream, Exchange, connection_failure, is_idempotent};
+use super::{Downstream, Exchange, connection_failure, is_idempotent, tokens};
 use crate::failure::Failure;
 use crate::http::{Incoming, RequestBody, Version, headers, settle};
 use crate::io::Io;
@@ -28,8 +25,6 @@ use crate::report::{LogEntry, RequestReport, ServiceMetrics};
 use crate::server::{Ending, Handler, ResponseBody, serve as serve_http};
 use crate::upstream::Lease;
 use crate::worker::Worker;
-
-mod tokens;
 
 /// The maximum number of attempts on idle connections that turn out to be closed.
 const MAX_STALE: u32 = 8;
@@ -97,7 +92,7 @@ impl Handler for InboundRequests {
             snapshot = self.worker.view.snapshot();
         }
         if let Err(failure) = self.admit(&mut exchange, &snapshot) {
-            return self.refuse(exchange, &failure);
+            return tokens::refuse(exchange, &failure);
         }
         let permit = match self.limit(&snapshot) {
             Ok(permit) => permit,
@@ -182,13 +177,7 @@ impl InboundRequests {
             self.worker.telemetry.refused_plaintext();
             return Err(Failure::Plaintext);
         }
-        let token = match &snapshot.tokens {
-            None => None,
-            Some(rules) => self.verify_tokens(exchange, rules).map_err(|rejection| {
-                self.worker.telemetry.refused_token();
-                Failure::Unauthenticated(rejection)
-            })?,
-        };
+        let token = tokens::verify(exchange, snapshot.tokens.as_ref(), &self.worker)?;
         let token = token.as_deref().map(|token| &token.verified);
         authorize_request(&self.downstream, &exchange.head, token, snapshot, &self.worker.telemetry)
     }
@@ -296,17 +285,6 @@ fn forwarded_client_cert(downstream: &Downstream, worker: &Worker) -> Option<Hea
     let (peer, hash) = (downstream.peer.as_ref()?, downstream.certificate.as_ref()?);
     let text = format!("By={};Hash={hash};Subject=\"\";URI={}", worker.identity.id(), peer.id);
     HeaderValue::from_str(&text).ok()
-}
-
-/// Returns the SHA-256 of a certificate in hexadecimal.
-pub fn fingerprint(certificate: &[u8]) -> Arc<str> {
-    let digest = digest::digest(&digest::SHA256, certificate);
-    let hex = digest.as_ref().iter().fold(String::with_capacity(64), |mut hex, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    });
-    hex.into()
 }
 
 #[cfg(test)]

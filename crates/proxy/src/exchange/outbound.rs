@@ -27,7 +27,7 @@ mod expiry;
 mod mirror;
 mod resolve;
 mod retry;
-mod routed;
+pub(super) mod routed;
 mod send;
 
 use expiry::Limits;
@@ -122,8 +122,8 @@ pub async fn serve(
     worker: &Rc<Worker>,
 ) -> Result<(), Failure> {
     let admitted = downstream.admitted.clone();
-    let (last, resolved) = Default::default();
-    let handler = Rc::new(OutboundRequests { downstream, captured, last, resolved, worker: worker.clone() });
+    let address = downstream.destination;
+    let handler = Rc::new(OutboundRequests::new(downstream, address, captured, worker));
     let served = serve_http(io, version, handler.clone(), admitted, &worker.drain).await;
     served.map_err(|error| {
         connection_failure(&error, worker, |log| {
@@ -134,8 +134,10 @@ pub async fn serve(
 }
 
 /// The requests of one connection.
-struct OutboundRequests {
+pub(super) struct OutboundRequests {
     downstream: Downstream,
+    /// The address that the client connected to, as routes see it.
+    address: SocketAddr,
     captured: Destination,
     last: RefCell<Option<RoutedHost>>,
     /// The destinations of routes that requests went to.
@@ -167,9 +169,7 @@ impl Handler for OutboundRequests {
             Err(invalid) => return self.begin(request, false, &self.captured()).refuse(invalid),
         };
         let destination = self.route(&request).await;
-        if let Some(table) =
-            destination.routes.as_ref().filter(|table| table.has_http(self.downstream.destination.port())).cloned()
-        {
+        if let Some(table) = destination.routes.as_ref().filter(|table| table.has_http(self.address.port())).cloned() {
             // Boxed: the future of requests without routes stays small.
             return Box::pin(self.carry_routed(request, upgrade, destination, table)).await;
         }
@@ -192,6 +192,12 @@ impl Handler for OutboundRequests {
 }
 
 impl OutboundRequests {
+    /// Creates the state of a connection. `address` is the address that the client connected to, as routes see it.
+    pub(super) fn new(downstream: Downstream, address: SocketAddr, captured: Destination, worker: &Rc<Worker>) -> Self {
+        let (last, resolved) = Default::default();
+        Self { downstream, address, captured, last, resolved, worker: worker.clone() }
+    }
+
     /// Returns the destination that the request's host names, as in Istio; if it names none, the captured one. The reasons
     /// are in `docs/decisions/host-routing.md`.
     async fn route(&self, request: &Request<Incoming>) -> Destination {
@@ -220,7 +226,7 @@ impl OutboundRequests {
     /// it. A headless service is reached at the address that the application chose.
     async fn named(&self, host: &str) -> Option<Destination> {
         let view = &self.worker.view;
-        let (captured, port) = (self.downstream.destination.ip(), self.downstream.destination.port());
+        let (captured, port) = (self.address.ip(), self.address.port());
         let domain = view.snapshot().settings.cluster_domain.clone();
         let named = match NamedService::parse(host, &view.location().namespace, &domain) {
             Some(NamedService::Hostname { hostname, certain }) => match view.by_name(&hostname).await {
@@ -248,10 +254,24 @@ impl OutboundRequests {
             return None;
         }
         service.port(port).filter(|port| port.protocol != Protocol::Tcp)?;
-        Some(Destination::at(&service, port, None, self.downstream.destination, &self.worker))
+        Some(Destination::at(&service, port, None, self.address, &self.worker))
     }
 
-    fn begin(&self, request: Request<Incoming>, upgrade: bool, destination: &Destination) -> Exchange {
+    /// Returns the address that the client connected to, as routes see it.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Makes a request, which has begun, one to this destination.
+    pub(super) fn direct(&self, exchange: &mut Exchange, destination: &Destination) {
+        exchange.report.metrics.clone_from(&destination.metrics);
+        if let Some(log) = &mut exchange.report.log {
+            log.cluster.clone_from(&destination.cluster.name);
+        }
+    }
+
+    /// Begins the exchange of a request.
+    pub(super) fn begin(&self, request: Request<Incoming>, upgrade: bool, destination: &Destination) -> Exchange {
         Exchange::begin(request, upgrade, &self.worker, &destination.metrics, &self.downstream, |log| {
             self.downstream.log_to(log);
             log.cluster = destination.cluster.name.clone();

@@ -27,7 +27,7 @@ fn table(routes: Vec<HttpRoute>) -> Table {
 }
 
 fn facts<'a>(path: &'a str, method: &'a str, headers: &'a HeaderMap) -> RequestFacts<'a> {
-    RequestFacts { path, query: None, scheme: "http", method, authority: "reviews", headers, port: 80 }
+    RequestFacts { path, query: None, scheme: "http", method, authority: "reviews", headers, port: 80, claims: None }
 }
 
 fn chosen(table: &Table, path: &str, method: &str) -> Option<String> {

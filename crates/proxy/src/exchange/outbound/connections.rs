@@ -1,16 +1,22 @@
-//! Routes of opaque connections.
+//! Opaque connections: their routes, and their way to an endpoint.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use net::hello::{HelloProgress, parse};
-use route::{ConnectionFacts, Destination as RouteDestination, choose};
+use route::{ConnectionFacts, Destination as RouteDestination, Table, choose};
 
 use super::{Destination, resolve};
 use crate::exchange::{Downstream, host};
 use crate::failure::Failure;
 use crate::io::Io;
-use crate::mesh::Protocol;
+use crate::mesh::{HashKey, Protocol};
+use crate::report::endpoint_party;
+use crate::tcp::{self, CarryLimits};
+use crate::upstream::UpstreamCluster;
+use crate::upstream::hash::connection_hash;
 use crate::worker::Worker;
 
 /// The maximum size of a ClientHello whose server name is read.
@@ -68,6 +74,75 @@ pub async fn named(
     let port = downstream.destination.port();
     let opaque = service.port(port).is_some_and(|port| matches!(port.protocol, Protocol::Tcp | Protocol::Unknown));
     Ok(opaque.then(|| Destination::at(&service, port, None, downstream.destination, worker)))
+}
+
+/// Returns where a gateway's connection goes: to a destination of the first route that takes it. `server_port` is the port of the
+/// connection as routes see it, and `passes_tls` whether TLS of the client's own is passed on.
+///
+/// # Errors
+/// Returns an error if no route takes it, or the route's destination does not exist.
+pub async fn route_at_gateway(
+    tables: &[Arc<Table>],
+    downstream: &Downstream,
+    server_port: u16,
+    passes_tls: bool,
+    worker: &Rc<Worker>,
+) -> Result<Destination, Failure> {
+    let address = SocketAddr::new(downstream.destination.ip(), server_port);
+    let facts = ConnectionFacts {
+        source: downstream.client.ip(),
+        destination: address.ip(),
+        port: server_port,
+        // `*` matches a connection without a server name as well.
+        server_name: downstream.server_name.as_deref().or(Some("")),
+    };
+    let mut routes = tables.iter().filter_map(|table| if passes_tls { table.tls(&facts) } else { table.tcp(&facts) });
+    let Some(to) = routes.next().and_then(chosen) else {
+        let name = downstream.server_name.clone().unwrap_or_else(|| address.to_string().into());
+        return Err(Failure::NoRoute(name));
+    };
+    let nowhere = Destination::external(UpstreamCluster::black_hole(address), Protocol::Tcp, worker);
+    resolve::find(to, address, &nowhere, worker).await
+}
+
+/// Carries opaque bytes to an endpoint.
+///
+/// # Errors
+/// Returns an error if no endpoint was reached.
+pub async fn relay(
+    mut io: Io,
+    downstream: &Downstream,
+    destination: Destination,
+    worker: &Rc<Worker>,
+) -> Result<(), Failure> {
+    let Destination { cluster, metrics, .. } = destination;
+    let mut log = worker.telemetry.log.begin(&worker.view.snapshot().settings.log);
+    if let Some(log) = &mut log {
+        downstream.log_to(log);
+        log.cluster = cluster.name.clone();
+    }
+    let policy = cluster.policy();
+    let by_source = policy.balancing.hash == Some(HashKey::SourceAddress);
+    let hash = by_source.then(|| connection_hash(downstream.client).hash).flatten();
+    let dial = worker.dial_options(&cluster).for_client(downstream.client, downstream.destination);
+    let (pick, opened) = match cluster.connect(hash, &dial).await {
+        Ok(connected) => connected,
+        Err(failure) => {
+            tcp::refused(&metrics, &worker.telemetry, log, &failure);
+            return Err(failure);
+        }
+    };
+    let mut party = endpoint_party(&pick.target.labels, &pick.target.cluster);
+    party.principal = opened.peer.as_ref().map(|peer| peer.id.as_str().into()).unwrap_or_default();
+    if let Some(log) = &mut log {
+        log.upstream_host = Some(pick.target.address);
+        log.upstream_local = opened.local;
+    }
+    let mut upstream = opened.io;
+    let metrics = metrics.tcp(&worker.telemetry.intern(party));
+    let limits = CarryLimits::of(&policy);
+    tcp::carry(&mut io, &mut upstream, &downstream.admitted, limits, metrics, log).await;
+    Ok(())
 }
 
 fn chosen(destinations: &[RouteDestination]) -> Option<&RouteDestination> {

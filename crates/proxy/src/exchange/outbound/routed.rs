@@ -32,8 +32,7 @@ const ORIGINAL_PATH: http::HeaderName = http::HeaderName::from_static("x-envoy-o
 const ORIGINAL_HOST: http::HeaderName = http::HeaderName::from_static("x-envoy-original-host");
 
 /// A route that was chosen for a request.
-#[derive(Clone)]
-struct Routed {
+pub(in crate::exchange) struct Routed {
     table: Arc<Table>,
     index: usize,
     /// The length of the path's prefix that matched.
@@ -43,6 +42,16 @@ struct Routed {
 }
 
 impl Routed {
+    /// Returns the route of a request, and the destination that is chosen among the route's.
+    pub(in crate::exchange) fn of(table: &Arc<Table>, facts: &RequestFacts<'_>) -> Option<Self> {
+        let chosen = table.http(facts)?;
+        let destination = match &chosen.route.action {
+            Action::Forward(forward) => choose(&forward.destinations, rand::random()).unwrap_or_default(),
+            Action::Redirect(_) | Action::Respond(_) => 0,
+        };
+        Some(Routed { index: chosen.index, prefix: chosen.prefix, table: table.clone(), destination })
+    }
+
     fn route(&self) -> Option<&HttpRoute> {
         self.table.http_routes().get(self.index)
     }
@@ -63,22 +72,35 @@ impl OutboundRequests {
         host: Destination,
         table: Arc<Table>,
     ) -> Response<ResponseBody> {
-        let chosen = table.http(&facts(&request, self.downstream.destination.port()));
-        let chosen = chosen.map(|chosen| (chosen.index, chosen.prefix));
-        let Some((index, prefix)) = chosen else {
+        let Some(routed) = Routed::of(&table, &facts(&request, self.address.port())) else {
             let name = host.cluster.key().hostname.clone();
             return self.begin(request, upgrade, &host).fail(&Failure::NoRoute(name));
         };
-        let mut routed = Routed { table, index, prefix, destination: 0 };
-        if let Some(HttpRoute { action: Action::Forward(forward), .. }) = routed.route() {
-            routed.destination = choose(&forward.destinations, rand::random()).unwrap_or_default();
-        }
-        let to = match routed.destination() {
-            Some((_, to)) => self.resolved.get(to, self.downstream.destination, &host, &self.worker).await,
+        let to = self.destination_of(&routed, &host).await;
+        let exchange = self.begin(request, upgrade, to.as_ref().unwrap_or(&host));
+        self.carry_chosen(exchange, &host, routed, to).await
+    }
+
+    /// Returns the destination of a route; `host` if the route does not forward.
+    pub(in crate::exchange) async fn destination_of(
+        &self,
+        routed: &Routed,
+        host: &Destination,
+    ) -> Result<Destination, Failure> {
+        match routed.destination() {
+            Some((_, to)) => self.resolved.get(to, self.address, host, &self.worker).await,
             None => Ok(host.clone()),
-        };
-        let destination = to.as_ref().unwrap_or(&host).clone();
-        let mut exchange = self.begin(request, upgrade, &destination);
+        }
+    }
+
+    /// Carries a request whose route has been chosen.
+    pub(in crate::exchange) async fn carry_chosen(
+        &self,
+        mut exchange: Exchange,
+        host: &Destination,
+        routed: Routed,
+        to: Result<Destination, Failure>,
+    ) -> Response<ResponseBody> {
         let Some(route) = routed.route() else { return exchange.fail(&Failure::NoRoute(Arc::default())) };
         if let Some(log) = &mut exchange.report.log {
             log.route = route.name.clone();
@@ -87,7 +109,7 @@ impl OutboundRequests {
             exchange.report.count_by_route(&host.cluster.key().hostname, &route.name, classes);
         }
         if let Err(failure) = self.inject(&mut exchange, route).await {
-            let edits = ResponseEdits::new(HeaderMap::new(), &routed, &self, &exchange);
+            let edits = ResponseEdits::new(HeaderMap::new(), &routed, self, &exchange);
             let mut response = exchange.fail(&failure);
             edits.apply(&mut response, None);
             return response;
@@ -101,10 +123,10 @@ impl OutboundRequests {
             Some(CorsOutcome::Forward(answer)) => answer,
             None => HeaderMap::new(),
         };
-        let edits = ResponseEdits::new(cors, &routed, &self, &exchange);
+        let edits = ResponseEdits::new(cors, &routed, self, &exchange);
         match &route.action {
             Action::Redirect(redirect) => {
-                let location = redirect.location(&facts_of(&exchange, self.downstream.destination.port()), prefix);
+                let location = redirect.location(&facts_of(&exchange, self.address.port()), routed.prefix);
                 let location = HeaderValue::from_str(&location);
                 let mut response = exchange.answer_locally(&own_reply(redirect.status, "direct_response"), |headers| {
                     if let Ok(location) = location {
@@ -138,9 +160,8 @@ impl OutboundRequests {
     ) -> Response<ResponseBody> {
         let routed = edits.routed;
         self.rewrite(&mut exchange, routed, &destination.cluster);
-        let address = self.downstream.destination;
         for mirror in forward.mirrors.iter().filter(|mirror| mirror.takes(rand::random())) {
-            if let Ok(to) = self.resolved.get(&mirror.destination, address, &destination, &self.worker).await {
+            if let Ok(to) = self.resolved.get(&mirror.destination, self.address, &destination, &self.worker).await {
                 mirror::send(&exchange, to, &self.worker);
             }
         }
@@ -328,7 +349,8 @@ impl ResponseEdits<'_> {
     }
 }
 
-fn own_reply(status: StatusCode, details: &'static str) -> LocalReply {
+/// Returns an answer of the proxy's own.
+pub(in crate::exchange) fn own_reply(status: StatusCode, details: &'static str) -> LocalReply {
     LocalReply {
         status,
         grpc_status: None,
@@ -355,6 +377,7 @@ fn facts(request: &Request<Incoming>, port: u16) -> RequestFacts<'_> {
         authority: headers::host(request.uri(), request.headers()).unwrap_or_default(),
         headers: request.headers(),
         port,
+        claims: None,
     }
 }
 
@@ -363,7 +386,8 @@ fn scheme(headers: &HeaderMap) -> &str {
     headers.get(crate::http::headers::FORWARDED_PROTO).and_then(|scheme| scheme.to_str().ok()).unwrap_or("http")
 }
 
-fn facts_of(exchange: &Exchange, port: u16) -> RequestFacts<'_> {
+/// Returns what conditions see of an exchange's request, which came to this port.
+pub(in crate::exchange) fn facts_of(exchange: &Exchange, port: u16) -> RequestFacts<'_> {
     let head = &exchange.head;
     RequestFacts {
         path: head.uri.path(),
@@ -373,5 +397,6 @@ fn facts_of(exchange: &Exchange, port: u16) -> RequestFacts<'_> {
         authority: headers::host(&head.uri, &head.headers).unwrap_or_default(),
         headers: &head.headers,
         port,
+        claims: None,
     }
 }

@@ -116,12 +116,20 @@ fn classes(message: &message::ResponseClasses) -> Result<Arc<ResponseClasses>> {
 
 fn http_match(message: &message::HttpMatch) -> Result<HttpMatch> {
     let pattern = |pattern: &Option<message::StringMatch>| pattern.as_ref().map(string).transpose();
+    let (mut headers, mut claims) = (Vec::new(), Vec::new());
+    for of in &message.headers {
+        match wire::name::routed_claim(&of.name) {
+            Some(path) => claims.push(condition(of, path.into_iter().map(Arc::from).collect())?),
+            None => headers.push(condition(of, header_name(&of.name)?)?),
+        }
+    }
     Ok(HttpMatch {
         path: pattern(&message.path)?,
         scheme: pattern(&message.scheme)?,
         method: pattern(&message.method)?,
         authority: pattern(&message.authority)?,
-        headers: message.headers.iter().map(|of| condition(of, header_name(&of.name)?)).collect::<Result<_>>()?,
+        headers,
+        claims,
         query: message.query.iter().map(|of| condition(of, of.name.as_str().into())).collect::<Result<_>>()?,
         port: optional_port(message.port)?,
         further: message.further.iter().map(expression).collect::<Result<_>>()?,

@@ -1,0 +1,93 @@
+//! The sockets of listeners, which come and go with the configuration.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proxy::listener::BACKLOG;
+use tokio::sync::{mpsc, watch};
+
+use crate::config::Published;
+
+/// How often a port that cannot be bound is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// One worker's socket of a listener.
+pub(crate) struct Socket {
+    /// The listener's address, by which it is found in the configuration.
+    pub(crate) address: SocketAddr,
+    pub(crate) listener: TcpListener,
+    /// Ends when the listener is removed.
+    pub(crate) kept: watch::Receiver<()>,
+}
+
+/// Opens and closes sockets as the configuration says.
+pub(crate) struct Binder {
+    published: Arc<Published>,
+    /// Of each worker.
+    workers: Vec<mpsc::UnboundedSender<Socket>>,
+    open: HashMap<SocketAddr, watch::Sender<()>>,
+}
+
+impl Binder {
+    /// Creates a binder, which sends sockets to workers.
+    pub(crate) fn new(published: Arc<Published>, workers: Vec<mpsc::UnboundedSender<Socket>>) -> Self {
+        Self { published, workers, open: HashMap::new() }
+    }
+
+    /// Follows the configuration. Calls `ready` when the sockets of a configuration are open for the first time.
+    pub(crate) async fn run(mut self, ready: impl FnOnce()) {
+        let mut ready = Some(ready);
+        loop {
+            let published = self.published.clone();
+            let changed = published.changed();
+            let wanted: Vec<SocketAddr> = published.newest().listeners.keys().copied().collect();
+            // Connections of a listener that is removed stay open.
+            self.open.retain(|address, _| wanted.contains(address));
+            let mut failed = false;
+            for address in wanted {
+                if !self.open.contains_key(&address)
+                    && let Err(error) = self.bind(address)
+                {
+                    failed = true;
+                    tracing::error!(%address, %error, "cannot listen; trying again");
+                }
+            }
+            if !failed
+                && !self.open.is_empty()
+                && let Some(ready) = ready.take()
+            {
+                ready();
+            }
+            match failed {
+                true => drop(tokio::time::timeout(AGAIN, changed).await),
+                false => changed.await,
+            }
+        }
+    }
+
+    fn bind(&mut self, address: SocketAddr) -> io::Result<()> {
+        let listeners = listen(address, self.workers.len())?;
+        let (keep, kept) = watch::channel(());
+        for (worker, listener) in self.workers.iter().zip(listeners) {
+            // Sending fails once the worker has ended, which ends the process.
+            let _ = worker.send(Socket { address, listener, kept: kept.clone() });
+        }
+        tracing::info!(%address, "listening");
+        self.open.insert(address, keep);
+        Ok(())
+    }
+}
+
+fn listen(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    net::socket::listen_shared(address, count, BACKLOG).or_else(|error| match error.kind() {
+        // The machine has no IPv6.
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported if address.ip().is_unspecified() => {
+            let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
+            net::socket::listen_shared(any, count, BACKLOG)
+        }
+        _ => Err(error),
+    })
+}
