@@ -1,0 +1,70 @@
+//! Listeners that come, change and go, and the drain.
+
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use wire::discovery as d;
+
+use crate::client::{get, get_on};
+use crate::fixture::{Gateway, app, at, free_port, http_server, listener, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listeners_come_and_go_with_the_configuration() {
+    let a = app("a").await;
+    let mut gateway = Gateway::new().await;
+    let (first, second) = (free_port(), free_port());
+    gateway.push_service("a", a.address, d::Protocol::Http);
+    gateway.route("one", "*", "a");
+    let of = |port| listener(port, vec![http_server("one", &["*"])]);
+    gateway.push_listeners(vec![of(first)]);
+    gateway.start().await;
+    let mut kept = TcpStream::connect(at(first)).await.unwrap();
+    assert_eq!(get_on(&mut kept, "a", "/", "").await.unwrap().status, 200);
+    assert!(TcpStream::connect(at(second)).await.is_err());
+    gateway.push_listeners(vec![of(first), of(second)]);
+    until("the second port is open", async || TcpStream::connect(at(second)).await.is_ok()).await;
+    assert_eq!(get(at(second), "a", "/", "").await.status, 200);
+    gateway.push_listeners(vec![of(second)]);
+    until("the first port is closed", async || TcpStream::connect(at(first)).await.is_err()).await;
+    // The requests of a connection to a removed listener have no route.
+    assert_eq!(get_on(&mut kept, "a", "/", "").await.unwrap().status, 404);
+    // Invalid listeners are rejected, and the ones before them stay.
+    let invalid = d::Listener { port: 70_000, ..of(second) };
+    gateway.push_listeners(vec![invalid]);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(get(at(second), "a", "/", "").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_opens_when_all_of_its_routes_have_arrived() {
+    let a = app("a").await;
+    let mut gateway = Gateway::new().await;
+    let port = free_port();
+    gateway.push_service("a", a.address, d::Protocol::Http);
+    gateway.resources().delay(wire::Kind::RouteTable, Duration::from_millis(300));
+    for host in 0..50 {
+        gateway.route("one", &format!("h{host}.example.com"), "a");
+    }
+    gateway.push_listeners(vec![listener(port, vec![http_server("one", &["*"]), http_server("empty", &["*"])])]);
+    gateway.start().await;
+    for host in 0..50 {
+        assert_eq!(get(at(port), &format!("h{host}.example.com"), "/", "").await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_in_progress_finish_when_the_router_drains() {
+    let a = app("a").await;
+    let mut gateway = Gateway::new().await;
+    let port = free_port();
+    gateway.push_service("a", a.address, d::Protocol::Http);
+    gateway.route("one", "*", "a");
+    gateway.push_listeners(vec![listener(port, vec![http_server("one", &["*"])])]);
+    gateway.start().await;
+    let slow = tokio::spawn(async move { get(at(port), "a", "/delay/500", "").await });
+    until("the request is in progress", async || a.requests.load(std::sync::atomic::Ordering::Relaxed) > 0).await;
+    gateway.signal.begin();
+    assert_eq!(slow.await.unwrap().status, 200);
+    assert!(gateway.drained.take().unwrap().within(Duration::from_secs(5)).await);
+    assert!(TcpStream::connect(at(port)).await.is_err());
+}
