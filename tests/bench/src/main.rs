@@ -1,6 +1,6 @@
 //! Measures Isthmus beside Envoy, HAProxy and nginx, in one run on one machine.
 //!
-//! Start at [`Command`]. A scenario ([`sidecar`], [`routes`], [`gateway`], [`control_plane`], [`memory`], [`soak`]) starts real
+//! Start at [`Command`]. A scenario ([`sidecar`], [`routes`], [`gateway`], [`ingress`], [`control_plane`], [`memory`], [`soak`]) starts real
 //! processes inside a [`sandbox`], sends load to them ([`load`]), reads their costs from the operating system
 //! ([`process`]), and returns [`finding::Finding`]s. [`report`] writes them as tables, JSON and charts. [`compare`] compares
 //! two builds of `isthmus`.
@@ -17,6 +17,7 @@ mod failover;
 mod finding;
 mod floor;
 mod gateway;
+mod ingress;
 mod load;
 mod memory;
 mod mesh;

@@ -7,6 +7,7 @@ use crate::control_plane;
 use crate::failover;
 use crate::finding::Finding;
 use crate::gateway;
+use crate::ingress;
 use crate::memory;
 use crate::rig::Rig;
 use crate::routes;
@@ -25,6 +26,8 @@ pub enum Scenario {
     Failover(failover::Options),
     /// Measure the east-west gateway
     Gateway(gateway::Options),
+    /// Measure an ingress gateway beside an Envoy that istiod configures, and with a thousand hosts
+    Ingress(ingress::Options),
     /// Measure the memory of proxies: in large meshes, with idle connections, after a burst
     Memory(memory::Options),
     /// Measure requests through two sidecars with routes and policies, beside Envoys that istiod configures
@@ -45,6 +48,7 @@ impl Scenario {
             Self::ControlPlane(options) => control_plane::run(options, rig),
             Self::Failover(options) => failover::run(options, rig),
             Self::Gateway(options) => gateway::run(options, rig),
+            Self::Ingress(options) => ingress::run(options, rig),
             Self::Memory(options) => memory::run(options, rig),
             Self::Routes(options) => routes::run(options, rig),
             Self::Sidecar(options) => sidecar::run(options, rig),
@@ -59,6 +63,7 @@ fn all(rig: &Rig) -> Result<Vec<Finding>> {
     let mut findings = sidecar::run(&defaults(), rig).context("sidecar")?;
     findings.extend(routes::run(&defaults(), rig).context("routes")?);
     findings.extend(gateway::run(&defaults(), rig).context("gateway")?);
+    findings.extend(ingress::run(&defaults(), rig).context("ingress")?);
     findings.extend(memory::run(&defaults(), rig).context("memory")?);
     findings.extend(control_plane::run(&defaults(), rig).context("control-plane")?);
     findings.extend(failover::run(&defaults(), rig).context("failover")?);

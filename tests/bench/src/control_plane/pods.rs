@@ -94,12 +94,21 @@ impl MeshPod {
 
     /// Creates the service account and the pod, which is running and ready.
     pub async fn create(self, client: &ApiClient) -> Result<()> {
+        self.create_with(self.labels(), client).await
+    }
+
+    /// Creates the service account and a pod that has no sidecar.
+    pub async fn create_without_sidecar(self, client: &ApiClient) -> Result<()> {
+        self.create_with(json!({"app": self.name}), client).await
+    }
+
+    async fn create_with(self, labels: Value, client: &ApiClient) -> Result<()> {
         let Self { name, ip } = self;
         let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
         client.create(("/api/v1/namespaces/default/serviceaccounts".to_owned(), account)).await?;
         let object = json!({
             "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": name, "labels": self.labels()},
+            "metadata": {"name": name, "labels": labels},
             "spec": {
                 "serviceAccountName": name, "nodeName": format!("{}-node-0", CLUSTERS[0]),
                 "containers": [{"name": "app", "image": "registry.example/app:1.0"}],
@@ -128,6 +137,22 @@ impl MeshPod {
             ("--metrics-address", 15090),
             ("--merged-metrics-address", 15020),
         ] {
+            command.args([option, &address(self.ip, port).to_string()]);
+        }
+        let mut process = Process::start(self.name, command, &rig.log(self.name))?;
+        await_status(address(self.ip, 15021), "/healthz/ready", 200, &mut process, rig)?;
+        Ok(process)
+    }
+
+    /// Starts the pod's router, and waits until it is ready.
+    pub async fn router(self, rig: &Rig, client: &ApiClient, root: &Path) -> Result<Process> {
+        let mut command = Command::new(&rig.isthmus);
+        // This process's environment must not configure the router.
+        command.env_clear().arg("router").args(["--cluster", CLUSTERS[0], "--network", &objects::network(0)]);
+        command.args(["--namespace", "default", "--pod", self.name, "--ip", &self.ip.to_string(), "--workers", "1"]);
+        command.args(["--discovery-address", &format!("{CONTROLLER}:{}", DISCOVERY.port())]);
+        command.arg("--token-path").arg(self.token(rig, client).await?).arg("--root-path").arg(root);
+        for (option, port) in [("--admin-address", 15000), ("--health-address", 15021), ("--metrics-address", 15090)] {
             command.args([option, &address(self.ip, port).to_string()]);
         }
         let mut process = Process::start(self.name, command, &rig.log(self.name))?;

@@ -46,30 +46,18 @@ enableAutoMtls: true
 /// Starts istiod and both Envoys, and waits until they carry requests for all services by their routes. Certificates are served while
 /// the runtime is there.
 pub async fn start(mesh: &Mesh, rig: &Rig, cluster: &Cluster, services: usize) -> Result<(Chain, Process)> {
-    let program = setup::istiod()?;
     let client = cluster.client();
     for pod in [CLIENT, SERVER] {
         pod.create(client).await?;
     }
     configure(client).await?;
-    let settings = rig.directory().join("istio-mesh.yaml");
-    fs::write(&settings, MESH)?;
-    let at = |port| address(ISTIOD, port);
-    let mut command = Command::new(program);
-    command.envs(conformance::istio::ENVIRONMENT);
-    command.args(["discovery", "--networksConfig", "/dev/null", "--registries", "Kubernetes", "--ctrlz_port", "0"]);
-    command.args(["--httpsAddr=", "--secureGRPCAddr=", "--grpcAddr", &at(15010).to_string()]);
-    command.args(["--httpAddr", &at(15080).to_string(), "--monitoringAddr", &at(15014).to_string()]);
-    command.arg("--kubeconfig").arg(&cluster.kubeconfig).arg("--meshConfig").arg(settings);
-    let mut istiod = Process::start("istiod", command, &rig.log("istiod"))?;
-    await_status(at(15080), "/ready", 200, &mut istiod, rig)?;
-
+    let istiod = istiod(rig, cluster)?;
     for pod in [CLIENT, SERVER] {
         let secrets = certificates(mesh, rig, pod)?;
         tokio::spawn(conformance::secrets::serve(address(pod.ip, SECRETS), secrets, "client".to_owned()));
     }
-    let mut inbound = envoy(rig, SERVER)?;
-    let mut outbound = envoy(rig, CLIENT)?;
+    let mut inbound = envoy(rig, SERVER, "sidecar")?;
+    let mut outbound = envoy(rig, CLIENT, "sidecar")?;
     for (process, pod) in [(&mut inbound, SERVER), (&mut outbound, CLIENT)] {
         await_status(address(pod.ip, ADMIN), "/ready", 200, process, rig)?;
     }
@@ -82,6 +70,32 @@ pub async fn start(mesh: &Mesh, rig: &Rig, cluster: &Cluster, services: usize) -
     let plain = status(PORT.at(SERVER.ip), "/");
     ensure!(plain.is_err(), "the server's Envoy answers a request without mutual TLS: {plain:?}");
     Ok((Chain { name: "istio", ip: CLIENT.ip, processes: vec![outbound, inbound] }, istiod))
+}
+
+/// Starts istiod and the Envoy of a pod that is a gateway. Certificates are served while the runtime is there.
+pub async fn start_router(mesh: &Mesh, rig: &Rig, cluster: &Cluster, pod: MeshPod) -> Result<(Process, Process)> {
+    let istiod = istiod(rig, cluster)?;
+    let secrets = certificates(mesh, rig, pod)?;
+    tokio::spawn(conformance::secrets::serve(address(pod.ip, SECRETS), secrets, "client".to_owned()));
+    let mut router = envoy(rig, pod, "router")?;
+    await_status(address(pod.ip, ADMIN), "/ready", 200, &mut router, rig)?;
+    Ok((router, istiod))
+}
+
+/// Starts istiod, and waits until it is ready.
+fn istiod(rig: &Rig, cluster: &Cluster) -> Result<Process> {
+    let settings = rig.directory().join("istio-mesh.yaml");
+    fs::write(&settings, MESH)?;
+    let at = |port| address(ISTIOD, port);
+    let mut command = Command::new(setup::istiod()?);
+    command.envs(conformance::istio::ENVIRONMENT);
+    command.args(["discovery", "--networksConfig", "/dev/null", "--registries", "Kubernetes", "--ctrlz_port", "0"]);
+    command.args(["--httpsAddr=", "--secureGRPCAddr=", "--grpcAddr", &at(15010).to_string()]);
+    command.args(["--httpAddr", &at(15080).to_string(), "--monitoringAddr", &at(15014).to_string()]);
+    command.arg("--kubeconfig").arg(&cluster.kubeconfig).arg("--meshConfig").arg(settings);
+    let mut istiod = Process::start("istiod", command, &rig.log("istiod"))?;
+    await_status(at(15080), "/ready", 200, &mut istiod, rig)?;
+    Ok(istiod)
 }
 
 /// Creates the listeners, and requires mutual TLS.
@@ -126,7 +140,8 @@ fn certificates(mesh: &Mesh, rig: &Rig, pod: MeshPod) -> Result<PathBuf> {
     Ok(directory)
 }
 
-fn envoy(rig: &Rig, pod: MeshPod) -> Result<Process> {
+/// Starts the Envoy of a pod, as a proxy of this kind.
+fn envoy(rig: &Rig, pod: MeshPod, kind: &str) -> Result<Process> {
     let MeshPod { name, ip } = pod;
     let metadata = json!({
         "NAMESPACE": "default", "CLUSTER_ID": "Kubernetes", "ISTIO_VERSION": "1.30.0", "LABELS": pod.labels(),
@@ -140,7 +155,7 @@ fn envoy(rig: &Rig, pod: MeshPod) -> Result<Process> {
     fs::write(&file, serde_json::to_vec_pretty(&bootstrap)?)?;
     let mut command = Command::new(setup::peer("envoy")?);
     command.arg("--config-path").arg(file);
-    command.args(["--service-node", &format!("sidecar~{ip}~{name}.default~default.svc.cluster.local")]);
+    command.args(["--service-node", &format!("{kind}~{ip}~{name}.default~default.svc.cluster.local")]);
     command.args(["--service-cluster", &format!("{name}.default"), "--service-zone", &format!("{}-a", CLUSTERS[0])]);
     command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"]);
     Process::start(&process, command, &rig.log(&process))
