@@ -8,6 +8,7 @@
 //!   compact form; [`export`] decides which services other clusters may use.
 //! - [`entry`] compiles the services of ServiceEntries.
 //! - [`workload`] and [`policies`] compile the configuration of a pod's own proxy.
+//! - [`listeners`] compiles what ingress and egress gateways listen on.
 //! - [`rules`] compiles the routes, policies and subsets of a host.
 //! - [`gateway`] and [`mesh`] compile networks and mesh-wide settings.
 //! - [`resource`] has the resource and its audience.
@@ -25,11 +26,12 @@ mod entry;
 pub mod export;
 mod external;
 mod gateway;
+mod listeners;
 mod members;
 mod mesh;
 pub mod policies;
 pub mod resource;
-mod rules;
+pub(crate) mod rules;
 pub mod service;
 #[cfg(test)]
 mod tests;
@@ -69,6 +71,7 @@ impl Compiler {
             }
             Group::Network(network) => gateway::compile(inventory, network).into_iter().collect::<Vec<_>>().into(),
             Group::Rules(hostname) => rules::compile(inventory, hostname),
+            Group::Bound(gateway, host) => rules::gateway::compile(inventory, gateway, host),
             Group::Service(hostname) => {
                 self.compile_service(inventory, hostname, &rules::subsets::of(inventory, hostname))
             }
@@ -76,7 +79,9 @@ impl Compiler {
                 policies::compile(inventory, *kind, cluster, key).into_iter().collect::<Vec<_>>().into()
             }
             Group::Workload(cluster, pod) => {
-                workload::compile(inventory, cluster, pod).into_iter().collect::<Vec<_>>().into()
+                let mut compiled = listeners::compile(inventory, cluster, pod);
+                compiled.resources.extend(workload::compile(inventory, cluster, pod));
+                compiled
             }
         }
     }

@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use wire::envoy::aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer};
 use wire::envoy::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use wire::name::Role;
 
 pub mod budget;
 pub mod proxies;
@@ -90,9 +91,9 @@ impl Shared {
     }
 
     /// Waits until the proxy's own workload is published.
-    async fn connect(&self, viewer: &Viewer, pod: &Key) {
+    async fn connect(&self, viewer: &Viewer, pod: &Key, role: Role) {
         let (published, done) = oneshot::channel();
-        let event = Event::ProxyConnected { cluster: viewer.cluster.clone(), pod: pod.clone(), published };
+        let event = Event::ProxyConnected { cluster: viewer.cluster.clone(), pod: pod.clone(), role, published };
         // If the pipeline is gone, the controller stops and the stream ends.
         if self.events.send(Source::Proxies(viewer.cluster.clone()), event).await.is_ok() {
             let _ = done.await;

@@ -14,13 +14,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::SystemTime;
 
 use api::compatibility::KindWithoutEffect;
+use wire::name::Role;
 
+mod bindings;
 pub mod budget;
 mod changes;
 pub mod cluster;
 pub mod collection;
 pub mod entries;
 mod external;
+mod gateway_notices;
+mod gateways;
 mod hosts;
 mod keys;
 mod lists;
@@ -35,6 +39,7 @@ pub mod rules;
 mod service_rule_changes;
 mod without_effect;
 
+pub use bindings::{Bound, gateways_of};
 pub use cluster::{Affected, ClusterInventory, PodSelector};
 pub use lists::CONFIRM_EMPTY;
 use networks::Networks;
@@ -108,12 +113,21 @@ pub enum Group {
     Network(Text),
     /// The routes and policies of a host. They come before the service, whose proxies then hold them.
     Rules(Text),
+    /// The routes of a host on a Gateway.
+    Bound(Key, Text),
     /// A service and its endpoints, by hostname.
     Service(Text),
     /// A policy object of a cluster.
     Policy(Kind, Text, Key),
-    /// The workload of a cluster's pod.
+    /// The workload of a cluster's pod, and the listeners of one that is an ingress or egress gateway.
     Workload(Text, Key),
+}
+
+impl Group {
+    /// Returns whether compiling finds what is wrong with objects.
+    pub fn has_notices(&self) -> bool {
+        matches!(self, Group::Rules(_) | Group::Bound(..) | Group::Workload(..))
+    }
 }
 
 /// One cluster's definition of a service.
@@ -123,6 +137,14 @@ pub struct Definition<'a> {
     pub cluster: &'a ClusterInventory,
     /// The definition.
     pub service: &'a Service,
+}
+
+/// The connected proxies of a pod.
+#[derive(Clone, Copy, Debug, Default)]
+struct ConnectedProxy {
+    streams: usize,
+    /// Whether one of them is an ingress or egress gateway.
+    router: bool,
 }
 
 /// All clusters.
@@ -141,14 +163,14 @@ pub struct Inventory {
     /// The keys of the issuers of tokens.
     keys: BTreeMap<KeySource, Keys>,
     networks: Networks,
-    /// Pods with connected proxies, and the number of streams of each. Only their workloads are compiled.
-    connected: HashMap<(Text, Key), usize>,
+    /// Pods with connected proxies. Only their workloads are compiled.
+    connected: HashMap<(Text, Key), ConnectedProxy>,
     pending: Pending,
     /// Clusters of which all Services are affected.
     whole: BTreeSet<Text>,
     wildcards: Wildcards,
-    /// By host.
-    rule_notices: HashMap<Text, Box<[RuleNotice]>>,
+    /// By the group of which they were found.
+    rule_notices: HashMap<Group, Box<[RuleNotice]>>,
     strings: Strings,
     events: u64,
     /// The number of clusters that have joined.
@@ -267,8 +289,10 @@ impl Inventory {
                 self.pending.groups(&Text::default(), [Group::Trust]);
             }
             Event::Keys { source, fetched } => self.change_keys(source, fetched),
-            Event::ProxyConnected { cluster, pod, published: _ } => {
-                *self.connected.entry((cluster.clone(), pod.clone())).or_default() += 1;
+            Event::ProxyConnected { cluster, pod, role, published: _ } => {
+                let proxy = self.connected.entry((cluster.clone(), pod.clone())).or_default();
+                proxy.streams += 1;
+                proxy.router |= role == Role::Router;
                 self.pending.groups(&cluster.clone(), [Group::Workload(cluster, pod)]);
             }
             Event::ProxyDisconnected { cluster, pod } => self.disconnect(cluster, pod),
@@ -515,9 +539,9 @@ impl Inventory {
 
     fn disconnect(&mut self, cluster: Text, pod: Key) {
         let proxy = (cluster, pod);
-        let Some(streams) = self.connected.get_mut(&proxy) else { return };
-        *streams -= 1;
-        if *streams == 0 {
+        let Some(of) = self.connected.get_mut(&proxy) else { return };
+        of.streams -= 1;
+        if of.streams == 0 {
             self.connected.remove(&proxy);
             self.pending.groups(&proxy.0.clone(), [Group::Workload(proxy.0, proxy.1)]);
         }
@@ -553,6 +577,7 @@ impl Inventory {
         affected.protocols.iter().for_each(|host| self.note_protocols_of(cluster, host));
         self.note_definitions(cluster, &affected.definitions);
         self.note_entries(cluster, affected.hosts);
+        self.note_bound(cluster, affected.bound);
         let pods = affected.pods.into_iter().map(|pod| (cluster.clone(), pod));
         let connected = pods.filter(|proxy| self.connected.contains_key(proxy));
         self.pending.groups(cluster, connected.map(|(cluster, pod)| Group::Workload(cluster, pod)));
@@ -566,13 +591,14 @@ impl Inventory {
 
     /// Notes the workloads of connected proxies that a policy of a cluster selects.
     fn note_selected(&mut self, cluster: &Text, selector: &PodSelector) {
-        let selects = |(of, key): &&(Text, Key)| {
+        let selects = |((of, key), proxy): &(&(Text, Key), &ConnectedProxy)| {
+            let is_router = proxy.router || !selector.routers;
             let in_scope = selector.clusters == Watched::Primary || of == cluster;
             let namespace = selector.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace);
             let pod = || self.clusters.get(of).and_then(|cluster| cluster.pods().get(key));
-            in_scope && namespace && pod().is_some_and(|pod| selector.labels.select(&pod.labels))
+            is_router && in_scope && namespace && pod().is_some_and(|pod| selector.labels.select(&pod.labels))
         };
-        let selected = self.connected.keys().filter(selects).cloned();
+        let selected = self.connected.iter().filter(selects).map(|(proxy, _)| proxy.clone());
         self.pending.groups(cluster, selected.map(|(cluster, pod)| Group::Workload(cluster, pod)));
     }
 

@@ -216,7 +216,7 @@ macro_rules! define_kinds {
             pub fn work(&self) -> u64 {
                 let parts = match self {
                     Object::Slice(slice) => slice.endpoints.len(),
-                    Object::Gateway(gateway) => gateway.hosts.len(),
+                    Object::Gateway(gateway) => gateway.spec.as_ref().map_or(0, |spec| spec.parts()),
                     Object::ServiceEntry(entry) => entry.spec.as_ref().map_or(0, |spec| spec.parts()),
                     Object::VirtualService(rule) => rule.spec.as_ref().map_or(0, |spec| spec.parts()),
                     Object::TrafficSplit(rule) => rule.spec.as_ref().map_or(0, |spec| spec.parts()),

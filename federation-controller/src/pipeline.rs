@@ -164,7 +164,7 @@ impl Pipeline {
         let mut inventory = self.state.inventory_mut();
         for mut event in batch.drain(..) {
             self.snapshots.note(&event);
-            if let Event::ProxyConnected { cluster, pod, published } = &mut event {
+            if let Event::ProxyConnected { cluster, pod, published, .. } = &mut event {
                 let published = std::mem::replace(published, oneshot::channel().0);
                 connected.push((Group::Workload(cluster.clone(), pod.clone()), published));
             }
@@ -253,16 +253,13 @@ impl Pipeline {
         units.into_iter().for_each(|(cluster, units)| inventory.charge(&cluster, units, SystemTime::now()));
     }
 
-    /// Keeps the notices about rules of routing.
+    /// Keeps the notices about rules of routing and Gateways.
     fn keep_notices(&self, compiled: &mut [(Compiled, Group)]) {
-        let rules = compiled.iter_mut().filter_map(|(compiled, group)| match group {
-            Group::Rules(hostname) => Some((hostname, std::mem::take(&mut compiled.notices))),
-            _ => None,
-        });
-        let mut rules = rules.peekable();
+        let rules = compiled.iter_mut().filter(|(_, group)| group.has_notices());
+        let mut rules = rules.map(|(compiled, group)| (group, std::mem::take(&mut compiled.notices))).peekable();
         if rules.peek().is_some() {
             let mut inventory = self.state.inventory_mut();
-            rules.for_each(|(hostname, notices)| inventory.set_rule_notices(hostname, notices));
+            rules.for_each(|(group, notices)| inventory.set_rule_notices(group, notices));
         }
     }
 

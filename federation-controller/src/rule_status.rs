@@ -28,8 +28,8 @@ use crate::clusters::trouble::{self, Trouble};
 use crate::discovery::Shared;
 use crate::inventory::{Inventory, RuleState};
 use crate::objects::{
-    AuthorizationPolicy, DestinationRule, HttpRouteGroup, Key, Kind, PeerAuthentication, Record, RequestAuthentication,
-    RuleProblem, ServiceEntry, ServiceProfile, TrafficSplit, VirtualService, WorkloadEntry,
+    AuthorizationPolicy, DestinationRule, Gateway, HttpRouteGroup, Key, Kind, PeerAuthentication, Record,
+    RequestAuthentication, RuleProblem, ServiceEntry, ServiceProfile, TrafficSplit, VirtualService, WorkloadEntry,
 };
 
 /// How often the states of rules are looked at.
@@ -89,7 +89,7 @@ pub(crate) async fn run(shared: Arc<Shared>, client: Client) {
                 Err(Trouble::Refused(why)) if refused.is_none() => {
                     tracing::warn!(
                         why,
-                        "the status of rules and policies is not written; permit patching the status of virtualservices, destinationrules, trafficsplits, httproutegroups, serviceprofiles, authorizationpolicies, peerauthentications and requestauthentications"
+                        "the status of rules and policies is not written; permit patching the status of virtualservices, gateways, destinationrules, trafficsplits, httproutegroups, serviceprofiles, authorizationpolicies, peerauthentications and requestauthentications"
                     );
                     refused = Some(Instant::now() + REFUSED);
                 }
@@ -148,6 +148,7 @@ fn hash(of: &StatusOf) -> u64 {
 async fn write(client: Client, of: &StatusOf) -> Result<(), Trouble> {
     let state = &of.state;
     let resource = match state.kind {
+        Kind::Gateway => resource::<Gateway>(),
         Kind::DestinationRule => resource::<DestinationRule>(),
         Kind::AuthorizationPolicy => resource::<AuthorizationPolicy>(),
         Kind::PeerAuthentication => resource::<PeerAuthentication>(),

@@ -1,7 +1,6 @@
 //! Configuration that users write: resource types, defaults and validation. No IO.
 //!
 //! - [`mesh`]: mesh-wide settings, key `mesh` of ConfigMap `istio`.
-//! - [`gateway`]: Istio's Gateway, as far as it exports services to other networks.
 //! - [`networking`]: Istio's VirtualService and DestinationRule: what they say, and what is wrong with them.
 //! - [`security`]: Istio's AuthorizationPolicy, PeerAuthentication and RequestAuthentication, in the same way.
 //! - [`smi`]: SMI's TrafficSplit and HTTPRouteGroup, and [`linkerd`]: Linkerd's ServiceProfile and annotations of Services.
@@ -22,7 +21,6 @@ pub mod analyze;
 pub mod compatibility;
 pub mod duration;
 pub mod export;
-pub mod gateway;
 pub mod import;
 pub mod kubeconfig;
 pub mod linkerd;

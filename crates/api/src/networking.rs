@@ -1,8 +1,10 @@
-//! Istio's routing (`networking.istio.io`): [`VirtualService`], [`DestinationRule`], [`ServiceEntry`] and [`WorkloadEntry`].
+//! Istio's routing (`networking.istio.io`): [`VirtualService`], [`DestinationRule`], [`Gateway`], [`ServiceEntry`] and
+//! [`WorkloadEntry`].
 //!
 //! - [`virtual_service`], [`http_route`], [`http_match`]: which requests and connections go where.
 //! - [`destination_rule`], [`traffic_policy`], [`load_balancer`]: subsets of a host, and the policies of connections to it.
 //! - [`service_entry`]: services and workloads outside of Kubernetes.
+//! - [`gateway`]: what ingress and egress gateways listen on, and what east-west gateways export.
 //! - [`problem`]: what is wrong with an object, which `validate` returns.
 //! - [`re2`]: regular expressions as both have them.
 //!
@@ -11,6 +13,7 @@
 //! what could not be read is unset, and `validate` reports it beside everything else that is wrong.
 
 pub mod destination_rule;
+pub mod gateway;
 pub mod http_match;
 pub mod http_route;
 pub(crate) mod json;
@@ -25,6 +28,7 @@ pub(crate) mod validate;
 pub mod virtual_service;
 
 pub use destination_rule::{DestinationRule, DestinationRuleSpec};
+pub use gateway::{Gateway, GatewaySpec};
 pub use problem::{Problem, Severity};
 pub use service_entry::{ServiceEntry, ServiceEntrySpec, WorkloadEntry, WorkloadEntrySpec};
 pub use virtual_service::{VirtualService, VirtualServiceSpec};
@@ -50,6 +54,7 @@ pub fn validate(group: &str, kind: &str, object: &Value) -> Vec<Problem> {
     match (group, kind) {
         (GROUP, "VirtualService") => VirtualService::from_value(object).validate(),
         (GROUP, "DestinationRule") => DestinationRule::from_value(object).validate(),
+        (GROUP, "Gateway") => Gateway::from_value(object).validate(),
         (GROUP, "ServiceEntry") => ServiceEntry::from_value(object).validate(),
         (GROUP, "WorkloadEntry") => WorkloadEntry::from_value(object).validate(),
         _ => Vec::new(),

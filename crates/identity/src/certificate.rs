@@ -1,5 +1,6 @@
 //! Reading the fields of certificates that trust rests on.
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls_pki_types::CertificateDer;
@@ -63,6 +64,37 @@ pub(crate) fn ca_facts(certificate: &CertificateDer<'_>) -> Option<CaFacts> {
     let certificate = parse(certificate).ok()?;
     certificate.is_ca().then(|| CaFacts {
         spki: certificate.public_key().raw.to_vec(),
+        not_before: from_unix(certificate.validity().not_before.timestamp()),
+        not_after: from_unix(certificate.validity().not_after.timestamp()),
+    })
+}
+
+/// What is read of the certificate of a server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ServerFacts {
+    pub(crate) names: Vec<String>,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) not_before: SystemTime,
+    pub(crate) not_after: SystemTime,
+}
+
+/// Reads the certificate of a server. Returns `None` if it is not X.509.
+pub(crate) fn server_facts(certificate: &CertificateDer<'_>) -> Option<ServerFacts> {
+    let certificate = parse(certificate).ok()?;
+    let (mut names, mut addresses) = (Vec::new(), Vec::new());
+    let alternatives = certificate.subject_alternative_name().ok()?;
+    for name in alternatives.iter().flat_map(|of| &of.value.general_names) {
+        match name {
+            GeneralName::DNSName(name) => names.push((*name).to_owned()),
+            GeneralName::IPAddress(bytes) => addresses.extend(
+                <[u8; 4]>::try_from(*bytes).map(IpAddr::from).or(<[u8; 16]>::try_from(*bytes).map(IpAddr::from)).ok(),
+            ),
+            _ => {}
+        }
+    }
+    Some(ServerFacts {
+        names,
+        addresses,
         not_before: from_unix(certificate.validity().not_before.timestamp()),
         not_after: from_unix(certificate.validity().not_after.timestamp()),
     })

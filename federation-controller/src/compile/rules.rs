@@ -2,6 +2,7 @@
 //!
 //! - [`routes`] chooses the VirtualService that has effect, by host, visibility and age, and assembles its routes;
 //!   [`delegate`] merges those that it delegates to another one. [`http`], [`matches`], [`forward`] and [`layer4`] translate.
+//! - [`gateway`] has the routes of the servers of ingress and egress gateways, which merge VirtualServices.
 //! - [`service_rules`] has the routes of hosts without a VirtualService: the weights of TrafficSplits and ServiceProfiles
 //!   ([`shares`]), the routes of ServiceProfiles ([`profile`]), and their conditions ([`conditions`]).
 //! - [`policies`] chooses DestinationRules, and [`merge`] merges them; [`traffic_policy`] and [`load_balancer`] translate. [`subsets`] are those
@@ -14,6 +15,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api::networking::gateway::gateway_of;
+use api::networking::virtual_service::MESH_GATEWAY;
 use bytes::Bytes;
 use wire::Kind as ResourceKind;
 use wire::discovery::Protocol;
@@ -21,6 +24,7 @@ use wire::discovery::Protocol;
 mod conditions;
 mod delegate;
 mod forward;
+pub(super) mod gateway;
 mod http;
 mod layer4;
 mod load_balancer;
@@ -50,7 +54,8 @@ const MAX_NAMESPACES: usize = 256;
 /// Compiles the rules of a host. A host that is not one of a service has none.
 pub(super) fn compile(inventory: &Inventory, hostname: &Arc<str>) -> Compiled {
     let Some(own) = inventory.primary() else { return Compiled::default() };
-    let mut host = Host { inventory, own, hostname, ports: Ports::new(), notices: Vec::new() };
+    let proxies = RoutedProxies::Sidecars;
+    let mut host = Host { inventory, own, hostname, ports: Ports::new(), proxies, notices: Vec::new() };
     let Some(ports) = host.ports_of(hostname) else {
         host.note_unknown();
         return Compiled { notices: host.notices, ..Compiled::default() };
@@ -59,6 +64,29 @@ pub(super) fn compile(inventory: &Inventory, hostname: &Arc<str>) -> Compiled {
     let mut resources = routes::compile(&mut host);
     resources.extend(policies::compile(&mut host));
     Compiled { resources, service: None, notices: host.notices }
+}
+
+/// The proxies that routes are compiled for.
+#[derive(Clone, Copy)]
+enum RoutedProxies<'a> {
+    /// All sidecars.
+    Sidecars,
+    /// The routers that a Gateway selects, for one port of its servers.
+    Routers { gateway: &'a Key, port: u32 },
+}
+
+impl RoutedProxies<'_> {
+    /// Returns whether a condition with a list of gateways, in an object of a namespace, is for these proxies; empty: the list
+    /// of the VirtualService, which includes them.
+    fn are_in(self, gateways: &[String], namespace: &str) -> bool {
+        let is = |name: &String| match self {
+            RoutedProxies::Sidecars => name == MESH_GATEWAY,
+            RoutedProxies::Routers { gateway, .. } => {
+                name != MESH_GATEWAY && gateway_of(name, namespace) == (&*gateway.namespace, &*gateway.name)
+            }
+        };
+        gateways.is_empty() || gateways.iter().any(is)
+    }
 }
 
 /// The ports of a service, with their declared protocols.
@@ -71,6 +99,7 @@ struct Host<'a> {
     own: &'a ClusterInventory,
     hostname: &'a Arc<str>,
     ports: Ports,
+    proxies: RoutedProxies<'a>,
     notices: Vec<RuleNotice>,
 }
 
@@ -144,6 +173,7 @@ impl<'a> Host<'a> {
 }
 
 /// What the clients of each namespace have.
+#[derive(Clone)]
 struct ByNamespace {
     /// Of all namespaces but those in `others`.
     most: Option<Bytes>,
@@ -152,7 +182,7 @@ struct ByNamespace {
 
 impl ByNamespace {
     /// Returns a resource for each outcome.
-    fn resources(self, kind: ResourceKind, hostname: &Arc<str>) -> Vec<Resource> {
+    fn resources(self, kind: ResourceKind, name: &Arc<str>, keys: &[Arc<str>]) -> Vec<Resource> {
         let mut different: BTreeMap<Option<Bytes>, Vec<Text>> = BTreeMap::new();
         for (namespace, body) in self.others.into_iter().filter(|(_, body)| *body != self.most) {
             different.entry(body).or_default().push(namespace);
@@ -165,8 +195,7 @@ impl ByNamespace {
             let audience = Audience::Namespaces { clusters: Box::default(), namespaces: namespaces.into() };
             Some((audience, body?))
         });
-        let resource =
-            |(audience, body)| Resource { kind, name: hostname.clone(), keys: Box::default(), audience, body };
+        let resource = |(audience, body)| Resource { kind, name: name.clone(), keys: keys.into(), audience, body };
         most.chain(others).map(resource).collect()
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::Deserialize;
 use serde_json::Value;
 use wire::delta::Body;
+use wire::name::Role;
 use wire::{Kind, name};
 
 use super::*;
@@ -40,6 +41,9 @@ struct Case {
     /// Pods with connected proxies, as `<cluster>/<namespace>/<pod>`.
     #[serde(default)]
     connected: Vec<String>,
+    /// Those that are ingress or egress gateways.
+    #[serde(default)]
+    routers: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -150,10 +154,11 @@ fn inventory(case: &Case) -> Inventory {
         ..Mesh::default()
     };
     inventory.apply(Event::Mesh(mesh), now);
-    for proxy in &case.connected {
+    let sidecars = case.connected.iter().map(|proxy| (proxy, Role::Sidecar));
+    for (proxy, role) in sidecars.chain(case.routers.iter().map(|proxy| (proxy, Role::Router))) {
         let (cluster, namespace, pod) = name::parse_workload(proxy).unwrap();
         let (published, _) = tokio::sync::oneshot::channel();
-        let event = Event::ProxyConnected { cluster: cluster.into(), pod: Key::new(namespace, pod), published };
+        let event = Event::ProxyConnected { cluster: cluster.into(), pod: Key::new(namespace, pod), role, published };
         inventory.apply(event, now);
     }
     for (name, cluster) in &case.clusters {

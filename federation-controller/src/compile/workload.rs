@@ -18,7 +18,8 @@ pub(super) fn compile(inventory: &Inventory, cluster: &Text, key: &Key) -> Optio
     let cluster = inventory.cluster(cluster)?;
     let pod = cluster.pods().get(key)?;
     // Injected, or a gateway.
-    if !pod.accepts_mutual_tls() && pod.namespace != inventory.settings().namespace {
+    let is_gateway = pod.namespace == inventory.settings().namespace || inventory.is_router(&cluster.info.name, key);
+    if !pod.accepts_mutual_tls() && !is_gateway {
         return None;
     }
     Some(Resource {

@@ -102,7 +102,7 @@ pub(super) async fn serve(
         Ok((viewer, proxy, first)) => {
             info!(node = proxy.id, %address, "proxy connected");
             let pod = Key::new(&proxy.namespace, &proxy.pod);
-            shared.connect(&viewer, &pod).await;
+            shared.connect(&viewer, &pod, proxy.role).await;
             let end = follow(&shared, &viewer, &proxy, &mut account, first, &mut requests, &responses).await;
             shared.disconnect(&viewer, &pod).await;
             shared.proxies.remove(&proxy);

@@ -338,6 +338,7 @@ async fn configuration_in_a_cluster_from_which_it_is_not_read_is_admitted_with_a
     let spec = |kind: &str| match kind {
         "VirtualService" => json!({"hosts": ["reviews"], "tcp": [{"route": [{"destination": {"host": "reviews"}}]}]}),
         "DestinationRule" => json!({"host": "reviews"}),
+        "Gateway" => json!({"servers": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]}),
         _ => json!({}),
     };
     let warnings = async |path: &str, kind: &str| {

@@ -1,15 +1,13 @@
 //! What a change of an object affects. Each method stores a change of one kind, and looks at no more objects than the
 //! change affects.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use api::security::peer_authentication::Mode;
 
 use super::cluster::{Affected, ClusterInventory, PodSelector, Stored};
 use crate::objects::{
-    Export, Gateway, Key, Namespace, Node, PeerAuthentication, Pod, Record, Rule, RuleSpec, Service, Slice, Text,
-    Watched,
+    Export, Key, Namespace, Node, PeerAuthentication, Pod, Record, Rule, RuleSpec, Service, Slice, Text, Watched,
 };
 
 impl ClusterInventory {
@@ -157,7 +155,7 @@ impl ClusterInventory {
         for pod in [self.pods().get(&key), new.as_ref()] {
             self.affect_entries_of_pod(pod, &mut affected);
         }
-        let [before, after] = [self.pods().get(&key), new.as_ref()].map(|pod| self.gateways_selecting(pod));
+        let [before, after] = [self.pods().get(&key), new.as_ref()].map(|pod| self.exporting_gateways(pod));
         let old = self.pods().get(&key).map(|old| (old.node.clone(), old.network().cloned()));
         if let Some((node, network)) = old {
             if let Some(id) = self.pods().id(&key) {
@@ -208,43 +206,6 @@ impl ClusterInventory {
         Affected { services: [key.clone()].into(), definitions: [key].into(), ..Affected::default() }
     }
 
-    /// A Gateway exports the services that match its hosts.
-    pub(super) fn change_gateway(&mut self, key: Key, new: Option<Gateway>) -> Affected {
-        let exported = self.relations.gateway_pods.has(&key);
-        if exported {
-            self.index_hosts(&key, false);
-        }
-        let mut affected = Affected::default();
-        let before = self.gateways().get(&key).and_then(Record::selector).map(|selector| selector.labels.clone());
-        let after = new.as_ref().and_then(Record::selector).map(|selector| selector.labels);
-        if before.as_ref() != after {
-            self.relations.gateway_pods.clear(&key);
-            if let Some(labels) = after {
-                affected.work = self.pods().len() as u64;
-                for pod in self.collections.pods.values().filter(|pod| labels.select(&pod.labels)) {
-                    self.relations.gateway_pods.insert(&key, &pod.key());
-                }
-            }
-        }
-        self.collections.gateways.replace(&key, new);
-        let exports = self.relations.gateway_pods.has(&key);
-        if exports {
-            self.index_hosts(&key, true);
-        }
-        affected.whole = exported || exports;
-        affected
-    }
-
-    /// Adds the hosts of a Gateway with pods to the index, or removes them.
-    fn index_hosts(&mut self, gateway: &Key, add: bool) {
-        if let Some(gateway) = self.collections.gateways.get(gateway) {
-            match add {
-                true => self.relations.hosts.add(gateway),
-                false => self.relations.hosts.remove(gateway),
-            }
-        }
-    }
-
     /// A policy has a resource of its own, to which the workloads refer that it selects. A policy of the root namespace
     /// selects workloads of every namespace, as in Istio.
     pub fn change_policy<T: Stored>(&mut self, key: Key, new: Option<T>) -> Affected {
@@ -255,7 +216,7 @@ impl ClusterInventory {
             let labels = selector.labels.clone();
             // The own cluster's policies are for all workloads that the controller serves, others' for their own.
             let clusters = if self.info.own { Watched::Primary } else { T::WATCHED };
-            affected.selectors.push(PodSelector { clusters, namespace, labels });
+            affected.selectors.push(PodSelector { clusters, namespace, labels, routers: false });
         }
         T::collection(&mut self.collections).replace(&key, new);
         affected
@@ -290,11 +251,6 @@ impl ClusterInventory {
             }
         }
         affected
-    }
-
-    fn gateways_selecting(&self, pod: Option<&Pod>) -> BTreeSet<Key> {
-        let Some(pod) = pod else { return BTreeSet::new() };
-        self.gateways().selecting(&[], &pod.labels).map(Gateway::key).collect()
     }
 
     /// The services and workloads on a node; of the empty name, those without a node.
@@ -347,8 +303,8 @@ mod tests {
 
     use super::*;
     use crate::inventory::SystemNamespaces;
-    use crate::objects::Labels;
     use crate::objects::event::Cluster;
+    use crate::objects::{Gateway, Labels};
 
     #[test]
     fn a_changed_policy_affects_its_resource_and_the_pods_that_it_selects_and_selected() {
@@ -359,17 +315,14 @@ mod tests {
         };
         let info = Cluster { name: "west".into(), own: true, network: "".into(), server: "".into(), joined: 0 };
         let mut cluster = ClusterInventory::new(info, system, SystemTime::UNIX_EPOCH);
-        let gateway = |app: &str| Gateway {
-            namespace: "istio-system".into(),
-            name: "g".into(),
-            selector: [("app".into(), app.into())].into(),
-            hosts: vec!["*.local".into()],
-        };
+        let gateway =
+            |app: &str| Gateway::exporting("istio-system", "g", [("app".into(), app.into())].into(), &["*.local"]);
         let key = gateway("a").key();
         let select = |app: &str| PodSelector {
             clusters: Watched::Primary,
             namespace: None,
             labels: Labels::from([("app".into(), app.into())]),
+            routers: false,
         };
         let affected = cluster.change_policy(key.clone(), Some(gateway("a")));
         assert_eq!(affected.policies, [(crate::objects::Kind::Gateway, key.clone())].into());

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::SystemTime;
 
 use super::SystemNamespaces;
+use super::bindings::{Bindings, Bound};
 use super::budget::Budget;
 use super::collection::Collection;
 use super::hosts::Hosts;
@@ -36,7 +37,9 @@ pub struct Affected {
     pub definitions: BTreeSet<Key>,
     /// Hosts whose ServiceEntries or their workloads have changed.
     pub hosts: BTreeSet<Text>,
-    /// Workloads that a changed policy selects.
+    /// Hosts that Gateways have routes of.
+    pub bound: BTreeSet<Bound>,
+    /// Workloads that a changed policy or Gateway selects.
     pub selectors: Vec<PodSelector>,
     /// All services of all clusters.
     pub everywhere: bool,
@@ -55,6 +58,8 @@ pub struct PodSelector {
     pub namespace: Option<Text>,
     /// The labels that a selected pod has.
     pub labels: Labels,
+    /// Only pods that are ingress or egress gateways.
+    pub routers: bool,
 }
 
 impl Affected {
@@ -69,6 +74,7 @@ impl Affected {
         self.protocols.extend(other.protocols);
         self.definitions.extend(other.definitions);
         self.hosts.extend(other.hosts);
+        self.bound.extend(other.bound);
         self.selectors.extend(other.selectors);
         self.everywhere |= other.everywhere;
         self.whole |= other.whole;
@@ -129,6 +135,8 @@ pub(super) struct Relations {
     pub(super) hosts: Hosts,
     /// Rules of routing.
     pub(super) rules: Rules,
+    /// Routes of Gateways.
+    pub(super) bindings: Bindings,
     /// Host to ServiceEntries.
     pub(super) entries: Relation<Text, u32>,
 }
@@ -486,6 +494,7 @@ impl ClusterInventory {
             subsets: self.hosts_with_rules(),
             protocols: self.service_profiles().values().map(|of| of.name.clone()).collect(),
             definitions: self.services().keys().collect(),
+            bound: self.all_bound(),
             ..Affected::default()
         }
     }

@@ -249,12 +249,8 @@ mod tests {
         let labels = |pairs: &[(&str, &str)]| -> Labels {
             pairs.iter().map(|(key, value)| (Text::from(*key), Text::from(*value))).collect()
         };
-        let gateway = |name: &str, selector: &[(&str, &str)]| Gateway {
-            namespace: "a".into(),
-            name: name.into(),
-            selector: labels(selector),
-            hosts: vec!["*.local".into()],
-        };
+        let gateway =
+            |name: &str, selector: &[(&str, &str)]| Gateway::exporting("a", name, labels(selector), &["*.local"]);
         let mut gateways = Collection::default();
         for gateway in [
             gateway("all", &[]),

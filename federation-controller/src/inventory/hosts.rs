@@ -23,14 +23,14 @@ enum Scope {
 impl Hosts {
     /// Adds the hosts of a Gateway.
     pub(super) fn add(&mut self, gateway: &Gateway) {
-        for entry in gateway.hosts.iter().filter_map(|host| parse(host, &gateway.namespace)) {
+        for entry in gateway.exported_hosts().filter_map(|host| parse(host, &gateway.namespace)) {
             *self.counts.entry(entry).or_default() += 1;
         }
     }
 
     /// Removes the hosts of a Gateway that was added.
     pub(super) fn remove(&mut self, gateway: &Gateway) {
-        for entry in gateway.hosts.iter().filter_map(|host| parse(host, &gateway.namespace)) {
+        for entry in gateway.exported_hosts().filter_map(|host| parse(host, &gateway.namespace)) {
             if let Some(count) = self.counts.get_mut(&entry) {
                 *count -= 1;
                 if *count == 0 {
@@ -74,14 +74,10 @@ fn parse(host: &str, gateway_namespace: &Text) -> Option<(Scope, Text)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::objects::Labels;
 
     fn gateway(hosts: &[&str]) -> Gateway {
-        Gateway {
-            namespace: "istio-system".into(),
-            name: "g".into(),
-            hosts: hosts.iter().map(|host| Text::from(*host)).collect(),
-            ..Gateway::default()
-        }
+        Gateway::exporting("istio-system", "g", Labels::default(), hosts)
     }
 
     #[test]
@@ -115,7 +111,7 @@ mod tests {
         ] {
             assert_eq!(matches(gateway(&[host])), expected, "{host}");
         }
-        assert!(matches(Gateway { namespace: "default".into(), ..gateway(&["./*.local"]) }));
+        assert!(matches(Gateway::exporting("default", "g", Labels::default(), &["./*.local"])));
     }
 
     #[test]

@@ -47,9 +47,9 @@ impl ObjectNotice {
             NoticedKind::WithoutEffect(_) => "NoEffect",
             NoticedKind::Annotated => "Ineffective",
             NoticedKind::Watched(Kind::Export) => "NotExported",
-            NoticedKind::Watched(Kind::Gateway) => "ExportsNothing",
             NoticedKind::Watched(
-                Kind::VirtualService
+                Kind::Gateway
+                | Kind::VirtualService
                 | Kind::DestinationRule
                 | Kind::ServiceEntry
                 | Kind::WorkloadEntry
@@ -148,6 +148,8 @@ impl Inventory {
             }
             let policies: BTreeSet<RuleNotice> = self.policy_notices(cluster).collect();
             policies.into_iter().take(RULES).for_each(|of| notices.rule(of));
+            let gateways: BTreeSet<RuleNotice> = self.gateway_notices(cluster).collect();
+            gateways.into_iter().take(RULES).for_each(|of| notices.rule(of));
         }
         for (kind, count) in cluster.left_out() {
             notices.push(format!("{count} objects of kind {} beyond {} are left out", kind.as_str(), kind.limit()));
@@ -235,14 +237,10 @@ impl Inventory {
                 other.info.name
             ));
         }
-        for gateway in cluster.gateways().values().filter(|gateway| !cluster.selects_pods(gateway)) {
+        let exporting = cluster.gateways().values().filter(|gateway| gateway.exports());
+        for gateway in exporting.filter(|gateway| !cluster.selects_pods(gateway)) {
             let key = &gateway.key();
-            let line = match gateway.hosts.is_empty() {
-                true => format!(
-                    "Gateway {key} has no effect: no server has mode AUTO_PASSTHROUGH and hosts; other modes configure an ingress, which is not supported"
-                ),
-                false => format!("Gateway {key} exports nothing: its selector matches no pod of the cluster"),
-            };
+            let line = format!("Gateway {key} exports nothing: its selector matches no pod of the cluster");
             to.object(Kind::Gateway, key, line);
         }
     }

@@ -40,19 +40,25 @@ impl ClusterInventory {
         let domain = self.domain().clone();
         if let (Some(id), Some(old)) = (self.virtual_services().id(&key), &old) {
             self.relations.rules.index_routes(id, old, &domain, false);
+            self.relations.bindings.index_routes(id, old, &domain, false);
             affected.rules.extend(route_hosts(old, &domain));
+            affected.bound.extend(self.bound_by(old));
         }
         if let Some(new) = &new {
             affected.rules.extend(route_hosts(new, &domain));
+            affected.bound.extend(self.bound_by(new));
         }
         self.collections.virtual_services.replace(&key, new);
         if let Some(id) = self.collections.virtual_services.id(&key)
             && let Some(new) = self.collections.virtual_services.at(id)
         {
             self.relations.rules.index_routes(id, new, &domain, true);
+            self.relations.bindings.index_routes(id, new, &domain, true);
         }
         for root in self.relations.rules.roots.of(&key) {
             affected.rules.extend(self.hosts_routed_by(*root));
+            let root = self.virtual_services().at(*root);
+            affected.bound.extend(root.into_iter().flat_map(|root| self.bound_by(root)));
         }
         affected
     }
@@ -189,6 +195,8 @@ impl Inventory {
             hosts.insert("*".into());
         }
         self.note_rules(&Text::default(), hosts, BTreeSet::new());
+        let bound = self.primary().map(ClusterInventory::all_bound).unwrap_or_default();
+        self.note_bound(&Text::default(), bound);
     }
 
     /// Compares the wildcards of changed rules with all services.
@@ -234,8 +242,11 @@ impl Inventory {
 
     /// Notes the hosts with routes to a service, and returns their number.
     fn note_routes_to(&mut self, cause: &Text, hostname: &Text) -> u64 {
-        let hosts = self.primary().map(|own| own.hosts_routed_to(hostname)).unwrap_or_default();
-        let count = hosts.len() as u64;
+        let own = self.primary();
+        let hosts = own.map(|own| own.hosts_routed_to(hostname)).unwrap_or_default();
+        let bound = own.map(|own| own.bound_routed_to(hostname)).unwrap_or_default();
+        let count = (hosts.len() + bound.len()) as u64;
+        self.note_bound(cause, bound);
         hosts.into_iter().for_each(|host| self.note_rules_of(cause, host));
         count
     }

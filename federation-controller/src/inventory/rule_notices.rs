@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use api::security::authorization_policy::Action;
 
 use super::rules::split_host;
-use super::{ClusterInventory, Inventory};
-use crate::objects::{Key, Kind, Object, Record as _, Rule, RuleProblem, RuleSpec, Text, TrafficSplit, VirtualService};
+use super::{ClusterInventory, Group, Inventory};
+use crate::objects::{Key, Kind, Object, Record as _, Rule, RuleProblem, RuleSpec, Text, TrafficSplit};
 
 /// Something that is wrong with a rule of routing, or that has no effect.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -45,15 +45,15 @@ const MAX_PROBLEMS: usize = 20;
 const ERRORS: [&str; 2] = ["IST0101", "IST0109"];
 
 impl Inventory {
-    /// Replaces the notices about the rules of a host.
-    pub fn set_rule_notices(&mut self, hostname: &Text, notices: Vec<RuleNotice>) {
+    /// Replaces the notices that were found when a group was compiled.
+    pub fn set_rule_notices(&mut self, group: &Group, notices: Vec<RuleNotice>) {
         match notices.is_empty() {
-            true => drop(self.rule_notices.remove(hostname)),
-            false => drop(self.rule_notices.insert(hostname.clone(), notices.into())),
+            true => drop(self.rule_notices.remove(group)),
+            false => drop(self.rule_notices.insert(group.clone(), notices.into())),
         }
     }
 
-    /// Returns the notices about the rules of all hosts, in no order. A rule of several hosts may have one several times.
+    /// Returns the notices about the rules of all hosts, and the Gateways of all routers, in no order. A rule of several hosts may have one several times.
     pub fn rule_notices(&self) -> impl Iterator<Item = &RuleNotice> {
         self.rule_notices.values().flatten()
     }
@@ -62,11 +62,14 @@ impl Inventory {
     pub fn rule_states(&self) -> Vec<RuleState> {
         let mut notices: HashMap<(Kind, Key), BTreeSet<RuleProblem>> = HashMap::new();
         let routes = || self.primary().into_iter().flat_map(|own| own.virtual_services().values());
-        for of in routes().filter_map(without_sidecars).chain(self.rule_notices().cloned()) {
+        let gateways = || self.primary().into_iter().flat_map(|own| own.gateways().values());
+        let unheard = self.primary().into_iter().flat_map(|own| self.unheard_gateways(own));
+        for of in self.binding_notices().chain(unheard).chain(self.rule_notices().cloned()) {
             let problem = RuleProblem { error: ERRORS.contains(&&*of.code), code: of.code, text: of.text.into() };
             notices.entry((of.kind, of.object)).or_default().insert(problem);
         }
         let mut states: Vec<RuleState> = routes().map(|rule| state(rule, &mut notices)).collect();
+        states.extend(gateways().map(|gateway| state(gateway, &mut notices)));
         let policies = self.primary().into_iter().flat_map(|own| own.destination_rules().values());
         states.extend(policies.map(|rule| state(rule, &mut notices)));
         if let Some(own) = self.primary() {
@@ -117,7 +120,7 @@ impl Inventory {
     /// Returns the notices about rules by themselves and in their context, in no order.
     pub(super) fn all_rule_notices(&self) -> impl Iterator<Item = RuleNotice> {
         let routes = || self.primary().into_iter().flat_map(|own| own.virtual_services().values());
-        let by_themselves = routes().filter_map(refused).chain(routes().filter_map(without_sidecars));
+        let by_themselves = routes().filter_map(refused).chain(self.binding_notices());
         let policies = self.primary().into_iter().flat_map(|own| own.destination_rules().values()).filter_map(refused);
         let of_services = self.primary().into_iter().flat_map(|own| {
             let splits = || own.traffic_splits().values();
@@ -167,7 +170,7 @@ where
 }
 
 /// Returns the notice about an object whose present version is refused.
-fn refused<S: RuleSpec>(rule: &Rule<S>) -> Option<RuleNotice>
+pub(super) fn refused<S: RuleSpec>(rule: &Rule<S>) -> Option<RuleNotice>
 where
     Rule<S>: Into<Object>,
 {
@@ -188,14 +191,4 @@ fn of_another_namespace(rule: &TrafficSplit, domain: &str) -> Option<RuleNotice>
         spec.service, rule.namespace
     );
     Some(RuleNotice { kind: Kind::TrafficSplit, object: rule.key(), code: "IST0101".into(), text })
-}
-
-/// Returns the notice about a VirtualService that no sidecar routes by.
-fn without_sidecars(rule: &VirtualService) -> Option<RuleNotice> {
-    let spec = rule.spec.as_ref().filter(|spec| !spec.applies_to_mesh())?;
-    let text = format!(
-        "has no effect: its gateways ({}) are no sidecars, and there is no ingress; add mesh to its gateways for sidecars",
-        spec.gateways.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ")
-    );
-    Some(RuleNotice { kind: Kind::VirtualService, object: rule.key(), code: "IST0101".into(), text })
 }

@@ -30,7 +30,7 @@ fn workloads_follow_their_streams() {
     let (cluster, pod) = (Text::from("west"), Key::new("default", "a-1"));
     let connected = || {
         let (published, _) = tokio::sync::oneshot::channel();
-        Event::ProxyConnected { cluster: cluster.clone(), pod: pod.clone(), published }
+        Event::ProxyConnected { cluster: cluster.clone(), pod: pod.clone(), role: wire::name::Role::Sidecar, published }
     };
     let disconnected = || Event::ProxyDisconnected { cluster: cluster.clone(), pod: pod.clone() };
     let now = SystemTime::UNIX_EPOCH;

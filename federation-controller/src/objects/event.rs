@@ -15,6 +15,7 @@ use api::networking::DestinationRuleSpec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
+use wire::name::Role;
 
 use super::{Key, KeySource, Kind, Object, Text};
 
@@ -110,6 +111,8 @@ pub enum Event {
         cluster: Text,
         /// The proxy's pod.
         pod: Key,
+        /// The proxy's role.
+        role: Role,
         /// Receives a value when the pod's workload is published.
         published: oneshot::Sender<()>,
     },

@@ -77,7 +77,7 @@ pub(super) const MAX_LABEL_KEY: usize = 253 + 1 + 63;
 /// Maximum length of a selector in an annotation.
 const MAX_SELECTOR: usize = 4096;
 /// Maximum number of hosts of one Gateway.
-pub(super) const MAX_HOSTS: usize = 10_000;
+pub(crate) const MAX_HOSTS: usize = 10_000;
 /// Maximum length of a Gateway's host with its namespace.
 pub(crate) const MAX_HOST: usize = 63 + 1 + 253;
 

@@ -1,77 +1,81 @@
-//! `networking.istio.io` Gateway, of which servers in AUTO_PASSTHROUGH mode are read.
+//! `networking.istio.io` Gateway: what ingress and egress gateways listen on, and what east-west gateways export.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::intern::Strings;
-use super::{Kind, Labels, Record, Selector, Text, fields};
+use api::networking::gateway::{Port, Server, ServerTls, TlsMode};
+use api::networking::{self, GatewaySpec};
 
-/// A Gateway. It exports services if it has servers that pass TLS through by server name, and has no effect otherwise.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Gateway {
-    /// The namespace.
-    pub namespace: Text,
-    /// The name.
-    pub name: Text,
-    /// `spec.selector`: labels of the gateway pods to which the Gateway applies, in any namespace.
-    pub selector: Labels,
-    /// Hosts of all servers in AUTO_PASSTHROUGH mode, as written: `*.local`, `default/reviews.default.svc.cluster.local`.
-    /// Empty: the Gateway has no effect.
-    pub hosts: Vec<Text>,
-}
+use super::{Kind, Labels, Rule, RuleSpec, Watched, fields};
 
-/// What a host costs beyond its text: its entry in the index of hosts, and the work for it when the Gateway changes.
-const HOST: usize = 1024;
+/// A Gateway.
+pub type Gateway = Rule<GatewaySpec>;
 
-impl Record for Gateway {
-    type Source = api::gateway::Gateway;
+impl RuleSpec for GatewaySpec {
+    type Source = networking::Gateway;
     const KIND: Kind = Kind::Gateway;
     const NAME: &'static str = "Gateway";
-    const OPTIONAL: bool = true;
+    const WATCHED: Watched = Watched::EveryCluster;
+    const EVERY_NAMESPACE: bool = true;
     const LIMIT: usize = 1_000;
 
-    fn extract(object: Self::Source) -> Option<Self> {
-        let hosts = object.exported_hosts().filter(|host| host.len() <= fields::MAX_HOST);
-        let hosts = hosts.take(fields::MAX_HOSTS).map(Into::into).collect();
-        let selector = object.spec.selector.into_iter().take(fields::MAX_LABELS);
-        Some(Gateway {
-            namespace: fields::namespace(&object.metadata)?,
-            name: fields::name(&object.metadata)?,
-            hosts,
-            selector: selector.map(|(key, value)| (key.into(), value.into())).collect(),
-        })
+    /// A host counts twice: it has an entry in the index of hosts, and is work when the Gateway changes.
+    fn parts(&self) -> usize {
+        1 + self.servers.iter().map(|server| 1 + 2 * server.hosts.len()).sum::<usize>()
     }
 
-    fn namespace(&self) -> Option<&Text> {
-        Some(&self.namespace)
+    fn selects(&self) -> Option<BTreeMap<String, String>> {
+        Some(self.selector.clone())
+    }
+}
+
+impl Gateway {
+    /// Returns the hosts of the servers in mode AUTO_PASSTHROUGH, as written, within bounds.
+    pub fn exported_hosts(&self) -> impl Iterator<Item = &str> {
+        let hosts = self.spec.iter().flat_map(|spec| spec.exported_hosts());
+        hosts.filter(|host| host.len() <= fields::MAX_HOST).take(fields::MAX_HOSTS)
     }
 
-    fn name(&self) -> &Text {
-        &self.name
+    /// Returns whether the Gateway exports services, once it has pods.
+    pub fn exports(&self) -> bool {
+        self.exported_hosts().next().is_some()
     }
 
-    fn selector(&self) -> Option<Selector<'_>> {
-        (!self.hosts.is_empty()).then_some(Selector { namespace: None, labels: &self.selector })
+    /// Returns whether the Gateway has servers of ingress or egress gateways.
+    pub fn has_listeners(&self) -> bool {
+        self.spec.as_ref().is_some_and(|spec| spec.has_listeners())
     }
 
-    fn size(&self) -> usize {
-        let hosts = self.hosts.iter().map(|host| HOST + fields::size(host));
-        size_of::<Self>() + fields::size(&self.name) + self.selector.size() + hosts.sum::<usize>()
-    }
-
-    fn intern(&mut self, strings: &mut Strings) {
-        strings.text(&mut self.namespace);
-        strings.text(&mut self.name);
-        strings.labels(&mut self.selector);
-        self.hosts.iter_mut().for_each(|host| strings.text(host));
+    /// Returns a Gateway that exports services by their hosts.
+    pub(crate) fn exporting(namespace: &str, name: &str, selector: Labels, hosts: &[&str]) -> Gateway {
+        let server = Server {
+            port: Some(Port { number: 15443, protocol: "TLS".into(), name: "tls".into(), target_port: 0 }),
+            hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+            tls: Some(ServerTls { mode: TlsMode::AutoPassthrough, ..ServerTls::default() }),
+            ..Server::default()
+        };
+        let labels = selector.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        Rule {
+            namespace: namespace.into(),
+            name: name.into(),
+            created: 0,
+            generation: 0,
+            spec: Some(Arc::new(GatewaySpec { servers: vec![server], selector: labels })),
+            selector: Some(selector),
+            dry_run: false,
+            unallocated: false,
+            problems: Vec::new(),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::objects::Record as _;
 
     #[test]
-    fn only_servers_in_auto_passthrough_mode_have_effect() {
+    fn servers_in_auto_passthrough_mode_export_and_others_listen() {
         let gateway = |mode: &str| {
             let object = serde_json::json!({"metadata": {"name": "g", "namespace": "istio-system"}, "spec": {
                 "selector": {"istio": "eastwestgateway"},
@@ -79,9 +83,12 @@ mod tests {
                              "tls": {"mode": mode}, "hosts": ["*.local"]}]}});
             Gateway::extract(serde_json::from_value(object).unwrap()).unwrap()
         };
-        assert_eq!(gateway("AUTO_PASSTHROUGH").hosts, ["*.local".into()]);
-        assert!(gateway("AUTO_PASSTHROUGH").selector().is_some());
-        let ingress = gateway("SIMPLE");
-        assert!(ingress.hosts.is_empty() && ingress.selector().is_none());
+        let exporting = gateway("AUTO_PASSTHROUGH");
+        assert_eq!(exporting.exported_hosts().collect::<Vec<_>>(), ["*.local"]);
+        assert!(exporting.exports() && !exporting.has_listeners());
+        let ingress = gateway("PASSTHROUGH");
+        assert!(!ingress.exports() && ingress.has_listeners());
+        assert_eq!(ingress.selector().unwrap().namespace, None, "in every namespace");
+        assert!(gateway("SIMPLE").refused(), "without a certificate");
     }
 }

@@ -98,6 +98,8 @@ pub trait RuleSpec: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     const OWN_RESOURCE: bool = false;
     /// Whether the collection has an index by namespace.
     const BY_NAMESPACE: bool = false;
+    /// Whether the object selects pods of every namespace.
+    const EVERY_NAMESPACE: bool = false;
     /// The number of objects that are kept of one remote cluster.
     const LIMIT: usize = 100_000;
 
@@ -182,7 +184,8 @@ where
     }
 
     fn selector(&self) -> Option<Selector<'_>> {
-        Some(Selector { namespace: Some(&self.namespace), labels: self.selector.as_ref()? })
+        let namespace = (!S::EVERY_NAMESPACE).then_some(&self.namespace);
+        Some(Selector { namespace, labels: self.selector.as_ref()? })
     }
 
     fn intern(&mut self, strings: &mut Strings) {

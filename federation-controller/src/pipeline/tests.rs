@@ -15,6 +15,7 @@ use crate::objects::event::{Cluster, Event, Link, Mesh};
 use crate::objects::*;
 use crate::publish::Store;
 
+mod gateways;
 mod hostile;
 mod policies;
 mod rule_bounds;
@@ -49,7 +50,10 @@ impl World {
             for ip in 0..4 {
                 let (published, _) = oneshot::channel();
                 let pod = Key::new("default", &format!("{name}-{ip}"));
-                inventory.apply(Event::ProxyConnected { cluster: cluster.into(), pod, published }, now);
+                inventory.apply(
+                    Event::ProxyConnected { cluster: cluster.into(), pod, role: wire::name::Role::Sidecar, published },
+                    now,
+                );
             }
         }
         World { inventory, compiler: Compiler::default(), store: Store::default(), now }
@@ -82,8 +86,8 @@ impl World {
         let mut changed = 0;
         for group in self.inventory.take_changes(usize::MAX) {
             let mut compiled = self.compiler.compile(&self.inventory, &group);
-            if let Group::Rules(hostname) = &group {
-                self.inventory.set_rule_notices(hostname, std::mem::take(&mut compiled.notices));
+            if group.has_notices() {
+                self.inventory.set_rule_notices(&group, std::mem::take(&mut compiled.notices));
             }
             changed += self.store.replace(group, compiled);
         }
@@ -456,12 +460,12 @@ fn run(world: &mut World, step: Step) {
             let hosts = ["*.local", "default/reviews.default.svc.cluster.local", "other/*", "./*"];
             world.put(
                 of(cluster),
-                Object::Gateway(Gateway {
-                    namespace: "istio-system".into(),
-                    name: "gw".into(),
-                    selector: [("app".into(), "details".into())].into(),
-                    hosts: vec![hosts[host as usize].into()],
-                }),
+                Object::Gateway(Gateway::exporting(
+                    "istio-system",
+                    "gw",
+                    [("app".into(), "details".into())].into(),
+                    &[hosts[host as usize]],
+                )),
             );
         }
         Step::Delete { cluster, kind, name, ip } => {

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::inventory::{ClusterInventory, Inventory};
 use crate::objects::event::{Cluster, Mesh};
-use crate::objects::{KeySource, Keys, Object};
+use crate::objects::{Gateway, KeySource, Keys, Labels, Object, Text};
 
 /// The format of the files. Files of another format are not read.
 const FORMAT: u32 = 1;
@@ -148,8 +148,26 @@ fn read_cluster(path: &Path) -> io::Result<(Header, Vec<Object>)> {
     if header.format != FORMAT {
         return Err(io::Error::other(format!("format {} instead of {FORMAT}", header.format)));
     }
-    let objects = lines.map(|line| Ok(serde_json::from_str(&line?)?)).collect::<io::Result<Vec<Object>>>()?;
+    let objects = lines.map(|line| read_object(&line?)).collect::<io::Result<Vec<Object>>>()?;
     Ok((header, objects))
+}
+
+fn read_object(line: &str) -> io::Result<Object> {
+    serde_json::from_str(line).or_else(|error| {
+        let earlier: Result<EarlierGateway, _> = serde_json::from_str(line);
+        earlier
+            .map(|EarlierGateway::Gateway { namespace, name, selector, hosts }| {
+                let hosts: Vec<&str> = hosts.iter().map(|host| &**host).collect();
+                Gateway::exporting(&namespace, &name, selector, &hosts).into()
+            })
+            .map_err(|_| error.into())
+    })
+}
+
+/// A Gateway as versions wrote it that read only the hosts which it exports.
+#[derive(Deserialize)]
+enum EarlierGateway {
+    Gateway { namespace: Text, name: Text, selector: Labels, hosts: Vec<Text> },
 }
 
 fn read_lines<T: DeserializeOwned>(path: &Path) -> io::Result<Vec<T>> {

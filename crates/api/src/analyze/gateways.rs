@@ -6,7 +6,7 @@ use super::message::Report;
 use super::object::{Object, texts};
 use super::virtual_services::overlap;
 use super::world::{Parsed, World};
-use crate::gateway::Gateway;
+use crate::networking::Gateway;
 use crate::networking::problem::Severity;
 
 pub(super) fn check(object: &Object, world: &World<'_>, report: &mut Report) {
@@ -49,8 +49,9 @@ pub(super) fn conflicts(world: &World<'_>, report: &mut Report) {
         let spec = &gateway.of.spec;
         for (index, server) in spec.servers.iter().enumerate() {
             let hosts = server.hosts.iter().map(|host| without_namespace(host)).collect();
+            let number = server.port.as_ref().map_or(0, |port| port.number);
             let of = OfPort { gateway, index, hosts };
-            by_port.entry((&spec.selector, server.port.number)).or_default().push(of);
+            by_port.entry((&spec.selector, number)).or_default().push(of);
         }
     }
     for ((_, port), servers) in by_port {

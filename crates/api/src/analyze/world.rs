@@ -8,8 +8,7 @@ use super::injection::Namespaces;
 use super::object::{Object, list, texts};
 use super::service_rules::ServiceRules;
 use super::workloads::Services;
-use crate::gateway::Gateway;
-use crate::networking::{DestinationRule, GROUP, VirtualService};
+use crate::networking::{DestinationRule, GROUP, Gateway, VirtualService};
 use crate::{linkerd, smi};
 
 /// The end of the full names of services.
@@ -117,8 +116,7 @@ impl<'a> World<'a> {
                 self.destination_rules.push(Parsed { object, of: DestinationRule::from_value(value) });
             }
             (GROUP, "Gateway") => {
-                let of = serde_json::from_value(value.clone()).unwrap_or_default();
-                self.gateways.insert((namespace, object.name()), Parsed { object, of });
+                self.gateways.insert((namespace, object.name()), Parsed { object, of: Gateway::from_value(value) });
             }
             (GROUP, "ServiceEntry") => {
                 for host in list(&value["spec"]["hosts"]) {

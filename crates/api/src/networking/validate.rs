@@ -4,6 +4,7 @@
 //! - [`reachability`]: routes that no request reaches.
 //! - [`destination_rule`], [`traffic_policy`], [`load_balancer`], [`locality`]: DestinationRules.
 //! - [`service_entry`]: ServiceEntries and WorkloadEntries.
+//! - [`gateway`]: Gateways.
 //! - [`names`], [`header_value`]: the forms of names and values; [`envoy`]: values that proxies do not take.
 //!
 //! Source of the rules: `pkg/config/validation` of Istio. An object that Istio accepts is accepted here, except for what has
@@ -12,6 +13,7 @@
 pub(crate) mod destination_rule;
 mod effects;
 mod envoy;
+mod gateway;
 mod header_value;
 mod http;
 mod layer4;
@@ -33,7 +35,7 @@ use std::time::Duration;
 
 use super::json::MAX_PROBLEMS;
 use super::problem::{Problem, Severity};
-use super::{DestinationRule, ServiceEntry, VirtualService, WorkloadEntry};
+use super::{DestinationRule, Gateway, ServiceEntry, VirtualService, WorkloadEntry};
 
 impl VirtualService {
     /// Returns what is wrong with the object, at most 100 problems. It is refused if one of them is an error.
@@ -49,6 +51,15 @@ impl DestinationRule {
     pub fn validate(&self) -> Vec<Problem> {
         let mut check = Check::of(&self.unread);
         destination_rule::check(self, &mut check);
+        check.problems
+    }
+}
+
+impl Gateway {
+    /// Returns what is wrong with the object, at most 100 problems. It is refused if one of them is an error.
+    pub fn validate(&self) -> Vec<Problem> {
+        let mut check = Check::of(&self.unread);
+        gateway::check(self, &mut check);
         check.problems
     }
 }
@@ -144,6 +155,11 @@ impl Check {
         if let Err(message) = result {
             self.error(message);
         }
+    }
+
+    /// Reports an error of a field elsewhere in the object.
+    pub(crate) fn error_at(&mut self, field: &str, message: impl Into<String>) {
+        self.push(Problem::error(field, message));
     }
 
     /// Reports a warning about a field elsewhere in the object.

@@ -4,8 +4,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use api::networking::VirtualServiceSpec;
+use api::networking::gateway::gateway_of;
 use api::networking::http_match::{HttpMatch, Pattern, StringMatch};
 use api::networking::http_route::HttpRoute;
+use api::networking::virtual_service::MESH_GATEWAY;
 
 use super::Host;
 use super::visibility::Visibility;
@@ -112,12 +114,17 @@ fn delegated<'a>(
     }
 }
 
-/// Replaces short names, which each VirtualService has in its own namespace.
+/// Replaces short names of services and gateways, which each VirtualService has in its own namespace.
 fn full_names(host: &Host<'_>, route: &mut HttpRoute, namespace: &str) {
     let routes = route.route.iter_mut().filter_map(|to| to.destination.as_mut());
     let mirrors = route.mirrors.iter_mut().filter_map(|to| to.destination.as_mut());
     for to in routes.chain(mirrors).chain(route.mirror.as_mut()) {
         to.host = host.full_host(&to.host, namespace).to_string();
+    }
+    let gateways = route.matches.iter_mut().flat_map(|matched| &mut matched.gateways);
+    for name in gateways.filter(|name| *name != MESH_GATEWAY) {
+        let (namespace, gateway) = gateway_of(name, namespace);
+        *name = format!("{namespace}/{gateway}");
     }
 }
 

@@ -5,9 +5,9 @@ use api::networking::re2;
 use api::networking::virtual_service::Destination;
 use wire::discovery::{Forward, HeaderEdit, Mirror, RegexRewrite, Retries, Rewrite, RouteDestination, rewrite};
 
-use super::Host;
 use super::delegate::Route;
 use super::http::{authority, ms, share};
+use super::{Host, Ports, RoutedProxies};
 use crate::objects::{Key, Kind};
 
 /// The place of a destination in a rule, for notices.
@@ -104,7 +104,11 @@ impl Host<'_> {
     /// Compiles a destination without weight and headers. Notes what it lacks.
     pub(super) fn destination(&mut self, place: &Place<'_>, of: &Destination) -> RouteDestination {
         let to = self.full_host(&of.host, place.namespace);
-        let ports = if *to == **self.hostname { Some(self.ports.clone()) } else { self.ports_of(&to) };
+        let ports = if *to == **self.hostname && matches!(self.proxies, RoutedProxies::Sidecars) {
+            Some(self.ports.clone())
+        } else {
+            self.ports_of(&to)
+        };
         let port = of.port.as_ref().map_or(0, |port| port.number);
         let (own, hostname) = (&self.ports, self.hostname);
         let lacks = match &ports {
@@ -112,7 +116,9 @@ impl Host<'_> {
             Some(ports) if port != 0 && !ports.keys().any(|known| u32::from(*known) == port) => {
                 Some(format!("{to} has no port {port}: requests to it fail"))
             }
-            Some(ports) if port == 0 && !place.opaque && !own.keys().any(|own| ports.contains_key(own)) => {
+            Some(ports)
+                if port == 0 && self.needs_port(place, ports) && !own.keys().any(|own| ports.contains_key(own)) =>
+            {
                 Some(format!("{to} has no port of {hostname}, so that requests to it fail: name a port of {to}"))
             }
             Some(_) if !of.subset.is_empty() && !self.has_subset(&to, &of.subset) => {
@@ -123,11 +129,18 @@ impl Host<'_> {
         if let Some(lacks) = lacks {
             self.note(Kind::VirtualService, place.owner, "IST0101", format!("{}: {lacks}", place.path));
         }
-        // Without a port, that of the request or connection, as in Istio; of a connection, the only one of the service.
-        let only =
-            ports.filter(|ports| place.opaque && ports.len() == 1).and_then(|ports| ports.keys().next().copied());
+        // Without a port, that of the request or connection, as in Istio; of a connection, and of all traffic of a gateway, the
+        // only one of the service.
+        let router = matches!(self.proxies, RoutedProxies::Routers { .. });
+        let is_only = |ports: &Ports| (place.opaque || router) && ports.len() == 1;
+        let only = ports.filter(is_only).and_then(|ports| ports.keys().next().copied());
         let port = if port == 0 { only.map_or(0, u32::from) } else { port };
         RouteDestination { host: to.to_string(), port, subset: of.subset.clone(), ..RouteDestination::default() }
+    }
+
+    /// Returns whether a destination of a service with these ports has to name one of them, or has that of the request.
+    fn needs_port(&self, place: &Place<'_>, ports: &Ports) -> bool {
+        !place.opaque && (matches!(self.proxies, RoutedProxies::Sidecars) || ports.len() != 1)
     }
 
     /// Returns whether any DestinationRule for a host has a subset.

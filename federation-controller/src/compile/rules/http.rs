@@ -18,10 +18,13 @@ use crate::objects::Kind;
 /// Parts in a million of one percent.
 const PERCENT: f64 = 10_000.0;
 
-/// Compiles a route. Returns `None` if sidecars have no use for it.
+/// Compiles a route. Returns `None` if the proxies have no use for it.
 pub(super) fn route(host: &mut Host<'_>, of: &Route<'_>) -> Option<HttpRoute> {
     let route = &*of.route;
-    let conditions: Vec<_> = route.matches.iter().filter_map(matches::http).collect();
+    let conditions: Vec<_> = {
+        let matches = route.matches.iter();
+        matches.filter_map(|matched| matches::http(matched, host.proxies, of.namespace)).collect()
+    };
     if conditions.is_empty() && !route.matches.is_empty() {
         return None;
     }

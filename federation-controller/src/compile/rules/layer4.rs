@@ -4,9 +4,9 @@
 use api::networking::virtual_service::{self, RouteDestination};
 use wire::discovery::{self, Protocol, TcpMatch, TcpRoute, TlsMatch, TlsRoute};
 
-use super::Host;
 use super::forward::Place;
-use super::matches::{client, is_for_sidecars};
+use super::matches::client;
+use super::{Host, RoutedProxies};
 use crate::inventory::rules::is_wildcard;
 use crate::objects::{Record as _, VirtualService};
 
@@ -15,8 +15,9 @@ pub(super) fn tls(host: &mut Host<'_>, rule: &VirtualService, routes: &[virtual_
     let mut compiled = Vec::new();
     for (index, route) in routes.iter().enumerate() {
         let path = format!("tls[{index}]");
-        let for_sidecars = route.matches.iter().filter(|of| is_for_sidecars(&of.gateways));
-        let matches = for_sidecars.clone().flat_map(|of| {
+        let proxies = host.proxies;
+        let for_these = route.matches.iter().filter(|of| proxies.are_in(&of.gateways, &rule.namespace));
+        let matches = for_these.clone().flat_map(|of| {
             let with_port = |port| TlsMatch {
                 server_names: of.sni_hosts.iter().map(|name| name.to_ascii_lowercase()).collect(),
                 destination_subnets: of.destination_subnets.clone(),
@@ -26,7 +27,7 @@ pub(super) fn tls(host: &mut Host<'_>, rule: &VirtualService, routes: &[virtual_
             host.ports_matching(of.port, true).into_iter().map(with_port)
         });
         let matches: Vec<TlsMatch> = matches.collect();
-        if matches.is_empty() && for_sidecars.count() > 0 {
+        if matches.is_empty() && for_these.count() > 0 {
             note_protocol(host, rule, &path, "of protocol TLS or HTTPS that it matches");
         }
         let destinations = destinations(host, rule, &path, &route.route);
@@ -43,8 +44,9 @@ pub(super) fn tcp(host: &mut Host<'_>, rule: &VirtualService, routes: &[virtual_
     let mut compiled = Vec::new();
     for (index, route) in routes.iter().enumerate() {
         let path = format!("tcp[{index}]");
-        let for_sidecars = route.matches.iter().filter(|of| is_for_sidecars(&of.gateways));
-        let matches = for_sidecars.clone().flat_map(|of| {
+        let proxies = host.proxies;
+        let for_these = route.matches.iter().filter(|of| proxies.are_in(&of.gateways, &rule.namespace));
+        let matches = for_these.clone().flat_map(|of| {
             let with_port = |port| TcpMatch {
                 destination_subnets: of.destination_subnets.clone(),
                 // Istio ignores it.
@@ -62,7 +64,7 @@ pub(super) fn tcp(host: &mut Host<'_>, rule: &VirtualService, routes: &[virtual_
             matches.extend(any.into_iter().map(|port| TcpMatch { port, ..TcpMatch::default() }));
         }
         let has_any = is_catch_all || !matches.is_empty();
-        if !has_any && (route.matches.is_empty() || for_sidecars.count() > 0) {
+        if !has_any && (route.matches.is_empty() || for_these.count() > 0) {
             note_protocol(host, rule, &path, "of another protocol than TLS and HTTPS that it matches");
         }
         let destinations = destinations(host, rule, &path, &route.route);
@@ -89,6 +91,10 @@ impl Host<'_> {
 
 /// Notes that a route has no effect for its protocol. Of several hosts, another one may have the port.
 fn note_protocol(host: &mut Host<'_>, rule: &VirtualService, path: &str, lacks: &str) {
+    if matches!(host.proxies, RoutedProxies::Routers { .. }) {
+        // Another server of the Gateway may have the port.
+        return;
+    }
     let hosts = rule.spec.iter().flat_map(|spec| &spec.hosts);
     if hosts.clone().count() == 1 && !hosts.clone().any(|host| is_wildcard(host)) {
         host.note_of(rule, "IST0133", format!("{path} has no effect: {} has no port {lacks}", host.hostname));

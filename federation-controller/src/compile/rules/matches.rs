@@ -4,15 +4,22 @@ use std::collections::BTreeMap;
 
 use api::networking::http_match::{self, Pattern};
 use api::networking::re2;
-use api::networking::virtual_service::MESH_GATEWAY;
 use wire::discovery::string_match::Pattern as WirePattern;
 use wire::discovery::{ClientMatch, FieldMatch, HttpMatch, StringMatch};
 
-/// Compiles a condition. Returns `None` if sidecars never meet it.
-pub(super) fn http(of: &http_match::HttpMatch) -> Option<HttpMatch> {
-    if !is_for_sidecars(&of.gateways) {
+use super::RoutedProxies;
+
+/// Compiles a condition of a route in an object of a namespace. Returns `None` if requests to the proxies never meet it.
+pub(super) fn http(of: &http_match::HttpMatch, proxies: RoutedProxies<'_>, namespace: &str) -> Option<HttpMatch> {
+    if !proxies.are_in(&of.gateways, namespace) {
         return None;
     }
+    // The routes of a gateway's server are for its port alone.
+    let port = match proxies {
+        RoutedProxies::Routers { port, .. } if of.port != 0 && of.port != port => return None,
+        RoutedProxies::Routers { .. } => 0,
+        RoutedProxies::Sidecars => of.port,
+    };
     let is_header = |(name, _): &(&String, &http_match::StringMatch)| !name.starts_with(':');
     let headers = of.headers.iter().filter(is_header).map(|(name, value)| field(name, value, false));
     let without = of.without_headers.iter().filter(is_header).map(|(name, value)| field(name, value, true));
@@ -26,17 +33,12 @@ pub(super) fn http(of: &http_match::HttpMatch) -> Option<HttpMatch> {
         authority: pseudo(&of.authority, ":authority"),
         headers: headers.chain(without).collect(),
         query: of.query_params.iter().map(|(name, value)| field(name, value, false)).collect(),
-        port: of.port,
+        port,
         // With gateways, these conditions have no meaning, as in Istio.
         client: of.gateways.is_empty().then(|| client(&of.source_labels, &of.source_namespace)).flatten(),
         stat_prefix: of.stat_prefix.clone(),
         further: Vec::new(),
     })
-}
-
-/// Returns whether a list of gateways includes the sidecars; empty: those of the VirtualService, which does.
-pub(super) fn is_for_sidecars(gateways: &[String]) -> bool {
-    gateways.is_empty() || gateways.iter().any(|gateway| gateway == MESH_GATEWAY)
 }
 
 /// Compiles a condition on the client's pod.

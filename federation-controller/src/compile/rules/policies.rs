@@ -63,7 +63,7 @@ pub(super) fn compile(host: &mut Host<'_>) -> Vec<Resource> {
         let body = policy(host, candidates.of(Some(&namespace)));
         others.insert(namespace, body);
     }
-    ByNamespace { most, others }.resources(ResourceKind::DestinationPolicy, host.hostname)
+    ByNamespace { most, others }.resources(ResourceKind::DestinationPolicy, host.hostname, &[])
 }
 
 impl<'a> Candidates<'a> {

@@ -6,10 +6,11 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use api::networking::VirtualServiceSpec;
 use bytes::Bytes;
 use prost::Message;
 use wire::Kind as ResourceKind;
-use wire::discovery::RouteTable;
+use wire::discovery::{HttpRoute, RouteTable};
 
 use super::visibility::Visibility;
 use super::{ByNamespace, Host, MAX_NAMESPACES, delegate, http, layer4, service_rules};
@@ -102,7 +103,7 @@ pub(super) fn compile(host: &mut Host<'_>) -> Vec<Resource> {
             others.entry(namespace.clone()).or_insert_with(|| service_rules::table(host, Some(&namespace)).map(bytes));
         }
     }
-    ByNamespace { most, others }.resources(ResourceKind::RouteTable, host.hostname)
+    ByNamespace { most, others }.resources(ResourceKind::RouteTable, host.hostname, &[])
 }
 
 /// Of VirtualServices with the same host, those without effect have a notice.
@@ -125,11 +126,25 @@ fn note_duplicates<'a>(
 fn table(host: &mut Host<'_>, rule: &VirtualService) -> RouteTable {
     let mut table = RouteTable { source: rule.key().to_string(), ..RouteTable::default() };
     let Some(spec) = &rule.spec else { return table };
-    let mut parts = 0;
+    table.http = requests(host, rule, spec, &mut 0);
+    table.tls = layer4::tls(host, rule, &spec.tls);
+    table.tcp = layer4::tcp(host, rule, &spec.tcp);
+    table
+}
+
+/// Compiles the routes of requests of a VirtualService, up to the first that matches every request. `parts` counts the routes
+/// and conditions of the table.
+pub(super) fn requests(
+    host: &mut Host<'_>,
+    rule: &VirtualService,
+    spec: &VirtualServiceSpec,
+    parts: &mut usize,
+) -> Vec<HttpRoute> {
+    let mut compiled = Vec::new();
     let mut routes = delegate::routes(host, rule, spec).into_iter();
     for route in routes.by_ref() {
-        parts += 1 + route.matches_len();
-        if parts > MAX_PARTS {
+        *parts += 1 + route.matches_len();
+        if *parts > MAX_PARTS {
             host.note_of(
                 rule,
                 "IST0133",
@@ -137,9 +152,9 @@ fn table(host: &mut Host<'_>, rule: &VirtualService) -> RouteTable {
             );
             break;
         }
-        if let Some(compiled) = http::route(host, &route) {
-            let all = http::matches_all(&compiled);
-            table.http.push(compiled);
+        if let Some(route) = http::route(host, &route) {
+            let all = http::matches_all(&route);
+            compiled.push(route);
             if all {
                 break;
             }
@@ -149,9 +164,7 @@ fn table(host: &mut Host<'_>, rule: &VirtualService) -> RouteTable {
         let text = format!("{} has no effect: an earlier route matches every request to {}", route.path, host.hostname);
         host.note(Kind::VirtualService, &route.owner, "IST0130", text);
     }
-    table.tls = layer4::tls(host, rule, &spec.tls);
-    table.tcp = layer4::tcp(host, rule, &spec.tcp);
-    table
+    compiled
 }
 
 impl Host<'_> {

@@ -292,12 +292,11 @@ fn objects_beyond_the_limit_of_a_remote_cluster_are_ignored_and_counted() {
     let limit = Kind::Gateway.limit();
     for cluster in ["west", "east"] {
         for i in 0..limit + 5 {
-            let name: Text = format!("g{i}").into();
-            world.put(cluster, Object::Gateway(Gateway { namespace: "default".into(), name, ..Default::default() }));
+            let gateway = Gateway::exporting("default", &format!("g{i}"), Labels::default(), &[]);
+            world.put(cluster, Object::Gateway(gateway));
         }
         // A known object may still change.
-        let hosts = vec!["*.local".into()];
-        let changed = Gateway { namespace: "default".into(), name: "g0".into(), hosts, ..Default::default() };
+        let changed = Gateway::exporting("default", "g0", Labels::default(), &["*.local"]);
         world.put(cluster, Object::Gateway(changed));
     }
     assert_eq!(world.inventory.cluster("east").unwrap().count(Kind::Gateway), limit);
@@ -311,8 +310,8 @@ fn objects_beyond_the_limit_of_a_remote_cluster_are_ignored_and_counted() {
     assert_eq!(notices.len(), 1, "{notices:?}");
     assert!(notices[0].contains("5 objects of kind Gateway"), "{notices:?}");
     assert_eq!(
-        world.inventory.cluster("east").unwrap().gateways().get(&Key::new("default", "g0")).unwrap().hosts.len(),
-        1
+        world.inventory.cluster("east").unwrap().gateways().get(&Key::new("default", "g0")).unwrap().exports(),
+        true
     );
 }
 
@@ -327,15 +326,12 @@ fn a_cluster_beyond_its_budget_for_bytes_is_not_read_and_delays_no_other() {
         service.name = format!("filler-{i}").into();
         world.put("south", Object::Service(service));
     }
-    let hosts: Vec<Text> = (0..2_000).map(|i| format!("filler-{i}.default.svc.cluster.local").into()).collect();
+    let hosts: Vec<String> = (0..2_000).map(|i| format!("filler-{i}.default.svc.cluster.local")).collect();
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
     let flood = |world: &mut World, from: usize| {
         for i in from..from + 1_000 {
-            let gateway = Gateway {
-                namespace: "istio-system".into(),
-                name: format!("g{i}").into(),
-                selector: [("istio".into(), "eastwestgateway".into())].into(),
-                hosts: hosts.clone(),
-            };
+            let selector = [("istio".into(), "eastwestgateway".into())].into();
+            let gateway = Gateway::exporting("istio-system", &format!("g{i}"), selector, &hosts);
             world.put("south", Object::Gateway(gateway));
         }
     };
@@ -386,8 +382,7 @@ fn a_cluster_beyond_its_budget_for_work_is_not_read_and_the_own_cluster_has_none
     }
     // One pod that makes a Gateway export and not export is the work of all services of the cluster.
     let selector = Labels::from([("istio".into(), "eastwestgateway".into())]);
-    let (namespace, name) = ("istio-system".into(), "g".into());
-    let gateway = Gateway { namespace, name, selector: selector.clone(), hosts: vec!["*.local".into()] };
+    let gateway = Gateway::exporting("istio-system", "g", selector.clone(), &["*.local"]);
     for cluster in ["west", "east"] {
         world.put(cluster, Object::Gateway(gateway.clone()));
         for _ in 0..500 {

@@ -438,12 +438,12 @@ fn an_auto_passthrough_gateway_exports_while_it_has_pods() {
     let east_exports = |world: &World| world.service("reviews").unwrap().exports.len();
     world.put(
         "east",
-        Object::Gateway(Gateway {
-            namespace: "istio-system".into(),
-            name: "cross".into(),
-            selector: [("istio".into(), "eastwestgateway".into())].into(),
-            hosts: vec!["*.local".into()],
-        }),
+        Object::Gateway(Gateway::exporting(
+            "istio-system",
+            "cross",
+            [("istio".into(), "eastwestgateway".into())].into(),
+            &["*.local"],
+        )),
     );
     world.compile();
     assert_eq!(east_exports(&world), 0, "no pod is selected");
@@ -607,12 +607,10 @@ fn exports_and_gateways_without_effect_are_reported_with_the_reason() {
     // Scaled to zero is no mistake.
     world.put("east", Object::Slice(slice("reviews", &[])));
     let selector = [("istio".into(), "eastwestgateway".into())].into();
-    let hosts = vec!["*.local".into()];
-    world.put(
-        "east",
-        Object::Gateway(Gateway { namespace: "istio-system".into(), name: "cross".into(), selector, hosts }),
-    );
-    let ingress = Gateway { namespace: "default".into(), name: "ingress".into(), ..Gateway::default() };
+    world.put("east", Object::Gateway(Gateway::exporting("istio-system", "cross", selector, &["*.local"])));
+    let ingress = serde_json::json!({"metadata": {"name": "ingress", "namespace": "default"}, "spec": {"servers": [
+        {"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]}});
+    let ingress = Gateway::extract(serde_json::from_value(ingress).unwrap()).unwrap();
     world.put("east", Object::Gateway(ingress));
     for (name, ip, ports, label) in [("no-address", 0, 1, None), ("no-port", 1, 1, None), ("no-number", 1, 2, Some(0))]
     {
@@ -636,7 +634,7 @@ fn exports_and_gateways_without_effect_are_reported_with_the_reason() {
         "ServiceExport default/reveiws has no effect: the cluster has no such Service",
         "ServiceExport default/details has no effect: no endpoint has a sidecar",
         "Gateway istio-system/cross exports nothing: its selector matches no pod",
-        "Gateway default/ingress has no effect: no server has mode AUTO_PASSTHROUGH",
+        "Gateway default/ingress: has no effect: Gateways of ingress and egress gateways are read from the primary cluster",
         "Service default/no-address is a gateway of network net-east without an address",
         "Service default/no-port is a gateway of network net-east that does not expose port 15443",
         "Service default/no-number is a gateway of network net-east whose label networking.istio.io/gatewayPort is not a port",

@@ -85,13 +85,8 @@ fn objects() -> Vec<Object> {
         .into(),
         Pod { name: "reviews-1".into(), node: "node-1".into(), template: Arc::new(template), terminating: true }.into(),
         Export { namespace: "default".into(), name: "reviews".into(), created: 1_767_323_045 }.into(),
-        Gateway {
-            namespace: "istio-system".into(),
-            name: "cross-network".into(),
-            selector: labels(&[("istio", "eastwestgateway")]),
-            hosts: vec!["*.local".into()],
-        }
-        .into(),
+        Gateway::exporting("istio-system", "cross-network", labels(&[("istio", "eastwestgateway")]), &["*.local"])
+            .into(),
     ]
 }
 
