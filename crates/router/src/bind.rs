@@ -1,6 +1,6 @@
 //! The sockets of listeners, which come and go with the configuration.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -29,12 +29,14 @@ pub(crate) struct Binder {
     /// Of each worker.
     workers: Vec<mpsc::UnboundedSender<Socket>>,
     open: HashMap<SocketAddr, watch::Sender<()>>,
+    /// Addresses that could not be bound, which the log says once.
+    failed: HashSet<SocketAddr>,
 }
 
 impl Binder {
     /// Creates a binder, which sends sockets to workers.
     pub(crate) fn new(published: Arc<Published>, workers: Vec<mpsc::UnboundedSender<Socket>>) -> Self {
-        Self { published, workers, open: HashMap::new() }
+        Self { published, workers, open: HashMap::new(), failed: HashSet::new() }
     }
 
     /// Follows the configuration. Calls `ready` when the sockets of a configuration are open for the first time.
@@ -46,15 +48,22 @@ impl Binder {
             let wanted: Vec<SocketAddr> = published.newest().listeners.keys().copied().collect();
             // Connections of a listener that is removed stay open.
             self.open.retain(|address, _| wanted.contains(address));
-            let mut failed = false;
+            self.failed.retain(|address| wanted.contains(address));
             for address in wanted {
-                if !self.open.contains_key(&address)
-                    && let Err(error) = self.bind(address)
-                {
-                    failed = true;
-                    tracing::error!(%address, %error, "cannot listen; trying again");
+                if self.open.contains_key(&address) {
+                    continue;
+                }
+                match self.bind(address) {
+                    Ok(()) => {
+                        self.failed.remove(&address);
+                    }
+                    Err(error) if self.failed.insert(address) => {
+                        tracing::error!(%address, %error, "cannot listen; trying again every two seconds");
+                    }
+                    Err(_) => {}
                 }
             }
+            let failed = !self.failed.is_empty();
             if !failed
                 && !self.open.is_empty()
                 && let Some(ready) = ready.take()

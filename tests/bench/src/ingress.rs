@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use crate::chain::{Chain, PortProtocol, await_routed};
-use crate::control_plane::cluster::{ApiClient, Cluster};
+use crate::control_plane::cluster::Cluster;
 use crate::control_plane::controller::Controller;
 use crate::control_plane::pods::{self, MeshPod};
 use crate::control_plane::{objects, rules};
@@ -99,7 +99,7 @@ fn requests(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
 }
 
 /// A cluster with the services, the Gateway and its routes. All services are the same pod.
-async fn cluster(rig: &Rig, name: &str, port: u16) -> Result<Cluster> {
+async fn cluster(rig: &Rig, name: &str, port: u16, pod: MeshPod) -> Result<Cluster> {
     let cluster = Cluster::start(rig, name, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)).await?;
     let client = cluster.client();
     for object in objects::base(0) {
@@ -108,17 +108,22 @@ async fn cluster(rig: &Rig, name: &str, port: u16) -> Result<Cluster> {
     SERVER.create_without_sidecar(client).await?;
     let services = |service| pods::service(service, PORT.port(), PORT.port(), Some(SERVER));
     client.create_all((0..HOSTS).flat_map(services)).await?;
-    client.create(gateway()).await?;
+    client.create(gateway(pod)).await?;
+    pod.create(client).await?;
     client.create_all((0..HOSTS).map(routes)).await?;
     Ok(cluster)
 }
 
-fn gateway() -> (String, Value) {
+/// The Gateway, which listens at the address of a pod: all pods are in one network namespace.
+fn gateway(pod: MeshPod) -> (String, Value) {
     let object = json!({
         "apiVersion": "networking.istio.io/v1", "kind": "Gateway", "metadata": {"name": "ingress"},
         "spec": {
             "selector": {"app": "ingress"},
-            "servers": [{"port": {"number": PORT.port(), "name": "http", "protocol": "HTTP"}, "hosts": ["*.example.com"]}],
+            "servers": [{
+                "port": {"number": PORT.port(), "name": "http", "protocol": "HTTP"}, "bind": pod.ip,
+                "hosts": ["*.example.com"],
+            }],
         },
     });
     ("/apis/networking.istio.io/v1/namespaces/default/gateways".to_owned(), object)
@@ -137,9 +142,8 @@ fn routes(service: usize) -> (String, Value) {
 }
 
 async fn ours(rig: &Rig) -> Result<(Chain, Controller, Cluster)> {
-    let cluster = cluster(rig, "ingress-isthmus", 6445).await?;
+    let cluster = cluster(rig, "ingress-isthmus", 6445, OURS).await?;
     let client = cluster.client();
-    OURS.create(client).await?;
     let state = rig.directory().join("state-of-ingress");
     let controller = Controller::start(rig, &cluster.kubeconfig, &state, "controller-of-ingress")?;
     let root = pods::root_certificate(rig, client).await?;
@@ -149,15 +153,10 @@ async fn ours(rig: &Rig) -> Result<(Chain, Controller, Cluster)> {
 }
 
 async fn theirs(mesh: &Mesh, rig: &Rig) -> Result<(Chain, Process, Cluster)> {
-    let cluster = cluster(rig, "ingress-istio", 6446).await?;
-    create_pod(cluster.client()).await?;
+    let cluster = cluster(rig, "ingress-istio", 6446, THEIRS).await?;
     let (mut envoy, istiod) = istio::start_router(mesh, rig, &cluster, THEIRS).await?;
     await_hosts(THEIRS.ip, &mut envoy, rig)?;
     Ok((Chain { name: "istio", ip: THEIRS.ip, processes: vec![envoy] }, istiod, cluster))
-}
-
-async fn create_pod(client: &ApiClient) -> Result<()> {
-    THEIRS.create(client).await
 }
 
 fn await_hosts(ip: Ipv4Addr, gateway: &mut Process, rig: &Rig) -> Result<()> {
