@@ -181,20 +181,20 @@ pub(crate) fn proxy_environment(of: &Installation) -> Vec<Value> {
 }
 
 /// The token by which a proxy enrols, and the mesh's roots.
-pub(crate) fn proxy_volumes() -> Value {
-    json!([
-        {"name": "istio-token", "projected": {"sources": [{"serviceAccountToken":
-            {"audience": names::TOKEN_AUDIENCE, "expirationSeconds": 43200, "path": "istio-token"}}]}},
-        {"name": "istiod-ca-cert", "configMap": {"name": names::ROOT_CONFIG_MAP}},
-    ])
+pub(crate) fn proxy_volumes() -> Vec<Value> {
+    vec![
+        json!({"name": "istio-token", "projected": {"sources": [{"serviceAccountToken":
+            {"audience": names::TOKEN_AUDIENCE, "expirationSeconds": 43200, "path": "istio-token"}}]}}),
+        json!({"name": "istiod-ca-cert", "configMap": {"name": names::ROOT_CONFIG_MAP}}),
+    ]
 }
 
 /// Where a proxy finds [`proxy_volumes`].
-pub(crate) fn proxy_mounts() -> Value {
-    json!([
-        {"name": "istio-token", "mountPath": "/var/run/secrets/tokens", "readOnly": true},
-        {"name": "istiod-ca-cert", "mountPath": "/var/run/secrets/istio", "readOnly": true},
-    ])
+pub(crate) fn proxy_mounts() -> Vec<Value> {
+    vec![
+        json!({"name": "istio-token", "mountPath": "/var/run/secrets/tokens", "readOnly": true}),
+        json!({"name": "istiod-ca-cert", "mountPath": "/var/run/secrets/istio", "readOnly": true}),
+    ]
 }
 
 pub(crate) fn deployment(namespace: &str, name: &str, labels: &Value, spec: Value) -> Value {

@@ -68,6 +68,13 @@ impl GatewayPort {
 }
 
 impl GatewayKind {
+    /// Returns the name of the Secret with authorities of clients and servers, which the gateway mounts at
+    /// `/etc/istio/ingressgateway-ca-certs` or `/etc/istio/egressgateway-ca-certs`.
+    #[must_use]
+    pub fn authorities_secret(self) -> String {
+        format!("{}-ca-certs", self.name())
+    }
+
     /// Returns the name of the Deployment, Service and account, and the value of the label `app`.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -116,6 +123,8 @@ fn components(of: &Installation, gateway: &Gateway) -> [Value; 3] {
         ports.chain([json!({"name": "status-port", "containerPort": STATUS_PORT})]).collect();
     let mut env = proxy_environment(of);
     env.push(json!({"name": "ISTIO_META_WORKLOAD_NAME", "value": name}));
+    let mounts = [proxy_mounts(), certificate_mounts(gateway.kind)].concat();
+    let volumes = [proxy_volumes(), certificate_volumes(gateway.kind)].concat();
     let spec = json!({
         "serviceAccountName": name,
         "terminationGracePeriodSeconds": 5,
@@ -130,15 +139,35 @@ fn components(of: &Installation, gateway: &Gateway) -> [Value; 3] {
                 "allowPrivilegeEscalation": false, "privileged": false, "capabilities": {"drop": ["ALL"]},
                 "runAsUser": 1337, "runAsGroup": 1337, "runAsNonRoot": true, "readOnlyRootFilesystem": true,
             },
-            "volumeMounts": proxy_mounts(),
+            "volumeMounts": mounts,
         }],
-        "volumes": proxy_volumes(),
+        "volumes": volumes,
     });
     [
         account(name, namespace),
         deployment(namespace, name, &labels, spec),
         exposed(gateway, service(namespace, name, &labels, &selector, service_ports(gateway))),
     ]
+}
+
+/// The Secrets that a gateway mounts if they exist, with the suffixes of their names: certificates for servers and for TLS that
+/// it originates, and authorities of clients and servers. Names and paths are those of Istio's gateways.
+const CERTIFICATE_SECRETS: [&str; 2] = ["certs", "ca-certs"];
+
+fn certificate_volumes(kind: GatewayKind) -> Vec<Value> {
+    let volume = |suffix: &str| {
+        let secret = format!("{}-{suffix}", kind.name());
+        json!({"name": format!("{}-{suffix}", kind.label()), "secret": {"secretName": secret, "optional": true}})
+    };
+    CERTIFICATE_SECRETS.map(volume).into()
+}
+
+fn certificate_mounts(kind: GatewayKind) -> Vec<Value> {
+    let mount = |suffix: &str| {
+        let name = format!("{}-{suffix}", kind.label());
+        json!({"name": name, "mountPath": format!("/etc/istio/{name}"), "readOnly": true})
+    };
+    CERTIFICATE_SECRETS.map(mount).into()
 }
 
 fn service_ports(gateway: &Gateway) -> Value {
@@ -227,6 +256,10 @@ mod tests {
         let container = &pod["spec"]["containers"][0];
         assert_eq!((&container["name"], &container["image"]), (&json!("istio-proxy"), &json!("isthmus/router")));
         assert_eq!(container["securityContext"]["capabilities"], json!({"drop": ["ALL"]}));
+        let mount = json!({"name": "ingressgateway-ca-certs", "mountPath": "/etc/istio/ingressgateway-ca-certs", "readOnly": true});
+        assert!(container["volumeMounts"].as_array().expect("mounts").contains(&mount));
+        let secret = json!({"secretName": GatewayKind::Ingress.authorities_secret(), "optional": true});
+        assert!(pod["spec"]["volumes"].as_array().expect("volumes").iter().any(|volume| volume["secret"] == secret));
         assert_eq!(
             find(&objects, "ServiceAccount", "istio-ingressgateway").map(|it| &it["metadata"]["namespace"]),
             Some(&json!("istio-system"))
@@ -267,6 +300,27 @@ mod tests {
                 !rules.into_iter().any(|rule| rule["resources"].as_array().is_some_and(|all| all.contains(&secrets)))
             );
         }
+    }
+
+    /// `ISTHMUS_UPDATE_GOLDEN=1` rewrites the file.
+    #[test]
+    fn the_manifests_for_kind_are_those_of_an_installation() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kind-clusters/edges/gateways.yaml");
+        let [ingress, egress] = [GatewayKind::Ingress, GatewayKind::Egress].map(|kind| Gateway {
+            kind,
+            namespace: "istio-system".to_owned(),
+            ports: GatewayPort::defaults(),
+            address: None,
+        });
+        let head = "# The ingress and the egress gateway of cluster west, as crates/install makes them, which tests this file.\n";
+        let objects = all(&Installation { gateways: vec![ingress, egress], ..primary() });
+        let documents = objects.iter().map(|object| format!("---\n{}", serde_saphyr::to_string(object).expect("YAML")));
+        let text: String = std::iter::once(head.to_owned()).chain(documents).collect();
+        if std::env::var_os("ISTHMUS_UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, &text).expect("written");
+        }
+        let found = std::fs::read_to_string(&path).expect("the file");
+        assert!(found == text, "{} differs; rewrite it with ISTHMUS_UPDATE_GOLDEN=1", path.display());
     }
 
     #[test]

@@ -29,6 +29,10 @@ impl Injector {
         let (metadata, spec) = (&pod["metadata"], &pod["spec"]);
         let mut settings = Settings::read(&metadata["annotations"], &[])?;
         warn_of_capture(&mut settings, &metadata["annotations"]);
+        // The router's name of the setting.
+        if let Some(threads) = settings.env.remove("CONCURRENCY") {
+            settings.env.insert("ISTHMUS_WORKERS".to_owned(), threads);
+        }
         let workload = workload(metadata);
         let template = self.router(home, &settings, &workload);
         let mut operations = Vec::new();

@@ -199,6 +199,7 @@ fn a_gateway_without_a_container_gets_it_and_is_warned_of_capture() {
     let mut bare = gateway_pod();
     bare["spec"] = json!({"containers": [{"name": "helper"}]});
     bare["metadata"]["annotations"]["traffic.sidecar.istio.io/includeInboundPorts"] = json!("80");
+    bare["metadata"]["annotations"]["proxy.istio.io/config"] = json!("concurrency: 3");
     let patch = injector().gateway_patch(&bare, &east()).unwrap();
     assert_eq!(patch.warnings.len(), 1, "{:?}", patch.warnings);
     let pod = patched(bare, &patch.operations);
@@ -206,7 +207,9 @@ fn a_gateway_without_a_container_gets_it_and_is_warned_of_capture() {
         (&pod["spec"]["containers"][0]["name"], &pod["spec"]["containers"][1]["name"]),
         (&json!("helper"), &json!("istio-proxy"))
     );
-    assert_eq!(pod["spec"]["containers"][1]["resources"]["requests"]["cpu"], "10m");
+    let router = &pod["spec"]["containers"][1];
+    assert_eq!(router["resources"]["requests"]["cpu"], "10m");
+    assert!(router["env"].as_array().unwrap().contains(&json!({"name": "ISTHMUS_WORKERS", "value": "3"})));
     // An image of its own is used as it is.
     let mut own = gateway_pod();
     own["spec"]["containers"][0]["image"] = json!("example/router:1");

@@ -113,8 +113,8 @@ pub async fn bring_up(lab: &RunningLab, clients: &Clients, progress: &BringUpPro
             api_ready(client).await;
             progress.reached(&cluster.name, BringUpStep::Api, "api ready", true);
             let applied = |source| BringUpError::Apply { cluster: cluster.name.clone(), source };
-            let mut objects = installation::of(topology, cluster, authorities, issuers).objects();
-            objects.extend(outside::secrets(&lab.directory, topology, cluster)?);
+            let mut objects = outside::secrets(&lab.directory, topology, cluster)?;
+            objects.extend(installation::of(topology, cluster, authorities, issuers).objects());
             apply(client, FIELD_MANAGER, objects).await.map_err(applied)?;
             installed.send_replace(true);
             // Pods need the webhook, which the primary serves. After a while they are created all the same: the

@@ -136,22 +136,29 @@ fn key_of(host: &str) -> String {
     format!("{host}-key.pem")
 }
 
-/// Issues the certificates of a cluster's gateways, as Secrets.
+/// Returns the Secrets of a cluster's gateways: the certificates that the topology asks for, and the authority of servers
+/// outside of the mesh where gateways mount it.
 ///
 /// # Errors
 /// Returns an error if the authority cannot be read.
 pub fn secrets(directory: &LabDirectory, topology: &Topology, cluster: &Cluster) -> Result<Vec<Value>, OutsideError> {
-    let own = || topology.certificates.iter().filter(|certificate| certificate.clusters.contains(&cluster.name));
-    if own().next().is_none() {
+    if cluster.gateways().next().is_none() {
         return Ok(Vec::new());
     }
     let authority = EdgeAuthority::of_lab(directory)?;
-    own()
-        .map(|certificate| {
-            let pair = authority.issue(Usage::Server, &certificate.hosts, SystemTime::now() + VALIDITY)?;
-            Ok(authority.secret(&certificate.namespace, &certificate.secret, &pair))
-        })
-        .collect()
+    let authorities = cluster.gateways().map(|(kind, gateway)| {
+        Ok(json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": kind.authorities_secret(), "namespace": gateway.namespace},
+            "stringData": {"ca.crt": authority.certificate()},
+        }))
+    });
+    let certificates = topology.certificates.iter().filter(|certificate| certificate.clusters.contains(&cluster.name));
+    let certificates = certificates.map(|certificate| {
+        let pair = authority.issue(Usage::Server, &certificate.hosts, SystemTime::now() + VALIDITY)?;
+        Ok(authority.secret(&certificate.namespace, &certificate.secret, &pair))
+    });
+    authorities.chain(certificates).collect()
 }
 
 #[cfg(test)]
@@ -174,7 +181,8 @@ mod tests {
         assert!(matches!(EdgeAuthority::of_lab(&directory), Err(OutsideError::None)));
         create(&directory, &topology).expect("files");
         let secrets = secrets(&directory, &topology, &topology.clusters[0]).expect("Secrets");
-        let [secret] = secrets.as_slice() else { panic!("one Secret: {secrets:?}") };
+        let [mounted, secret] = secrets.as_slice() else { panic!("two Secrets: {secrets:?}") };
+        assert_eq!(mounted["metadata"]["name"], "istio-ingressgateway-ca-certs");
         assert_eq!(
             (&secret["metadata"]["namespace"], &secret["metadata"]["name"]),
             (&json!("istio-system"), &json!("shop"))
