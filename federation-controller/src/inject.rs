@@ -4,6 +4,7 @@
 //! - [`rules`]: the pods that get a sidecar
 //! - [`settings`]: the settings in a pod's annotations
 //! - [`template`]: the JSON patch that adds the sidecar
+//! - [`gateway`]: the JSON patch that completes the container of a gateway
 //! - `review.rs`: the requests and answers of API servers
 //! - [`validation`]: the decision about an object of the mesh's configuration
 //! - [`webhook`]: the HTTPS server on port 15017
@@ -11,6 +12,7 @@
 //! Names, labels and annotations are Istio's, so manifests for Istio work here. The kubelet's probes of application
 //! ports are not rewritten: under PERMISSIVE they pass the sidecar as plaintext from outside the mesh.
 
+pub mod gateway;
 mod probes;
 mod review;
 pub mod rules;

@@ -54,6 +54,9 @@ pub struct Options {
     /// Image of injected sidecars
     #[arg(long, env = "ISTHMUS_SIDECAR_IMAGE", default_value = "isthmus/sidecar")]
     pub sidecar_image: String,
+    /// Image of gateways that are pods of the injection template `gateway`
+    #[arg(long, env = "ISTHMUS_ROUTER_IMAGE", default_value = "isthmus/router")]
+    pub router_image: String,
     /// Name of the container of injected sidecars; istio-proxy for tools that look for that name
     #[arg(long, env = "ISTHMUS_PROXY_CONTAINER", default_value = PROXY_CONTAINER, value_parser = PROXY_CONTAINERS)]
     pub proxy_container: String,

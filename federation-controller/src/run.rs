@@ -126,6 +126,7 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
 
     let injector = Injector {
         image: options.sidecar_image.clone(),
+        router_image: options.router_image.clone(),
         proxy_container: options.proxy_container.clone(),
         discovery_address: options.discovery_address.clone(),
         controller_identity: parts.identity.id().to_string(),

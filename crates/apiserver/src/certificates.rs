@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -33,6 +34,15 @@ pub struct Pair {
     pub key: String,
 }
 
+/// The side of TLS that presents a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Usage {
+    /// The server.
+    Server,
+    /// The client.
+    Client,
+}
+
 /// The certificate authority of one cluster. It signs the API server's certificate and client certificates.
 pub struct ClusterCa {
     certificate: String,
@@ -48,12 +58,20 @@ impl ClusterCa {
     /// Creates an authority with this common name.
     pub fn named(common_name: &str) -> Result<Self, CertificateError> {
         let key = key()?;
-        let mut params = params(common_name, &[])?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages =
-            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        let params = authority_params(common_name)?;
         let certificate = params.self_signed(&key).map_err(failed("sign the cluster CA"))?.pem();
         Ok(Self { certificate, issuer: Issuer::new(params, key) })
+    }
+
+    /// Creates an authority again, from its common name, and its certificate and key in PEM.
+    pub fn restored(common_name: &str, certificate: &str, key: &str) -> Result<Self, CertificateError> {
+        let key = KeyPair::from_pem(key).map_err(failed("read the key of an authority"))?;
+        Ok(Self { certificate: certificate.to_owned(), issuer: Issuer::new(authority_params(common_name)?, key) })
+    }
+
+    /// The authority's private key, in PEM (PKCS#8).
+    pub fn key(&self) -> String {
+        self.issuer.key().serialize_pem()
     }
 
     /// The authority's own certificate, in PEM.
@@ -70,6 +88,18 @@ impl ClusterCa {
     pub fn server(&self, common_name: &str, names: &[String]) -> Result<Pair, CertificateError> {
         let mut params = params(common_name, names)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(params)
+    }
+
+    /// Issues a certificate for TLS of this usage until `expires`, for these DNS names, with the first as common name.
+    pub fn leaf(&self, usage: Usage, names: &[String], expires: SystemTime) -> Result<Pair, CertificateError> {
+        let mut params = params(names.first().map_or("", String::as_str), names)?;
+        params.not_after = expires.into();
+        params.not_before = params.not_before.min(params.not_after - Duration::days(1));
+        params.extended_key_usages = vec![match usage {
+            Usage::Server => ExtendedKeyUsagePurpose::ServerAuth,
+            Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
+        }];
         self.sign(params)
     }
 
@@ -127,6 +157,13 @@ pub fn kubeconfig(name: &str, server: &str, ca: &str, client: &Pair) -> String {
          contexts:\n- name: {name}\n  context:\n    cluster: {name}\n    user: {name}\ncurrent-context: {name}\n"
     );
     text
+}
+
+fn authority_params(common_name: &str) -> Result<CertificateParams, CertificateError> {
+    let mut params = params(common_name, &[])?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    Ok(params)
 }
 
 fn params(common_name: &str, names: &[String]) -> Result<CertificateParams, CertificateError> {

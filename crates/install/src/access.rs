@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use crate::components::{CONTROLLER, GATEWAY};
 use crate::settings::Installation;
 
-const RBAC: &str = "rbac.authorization.k8s.io/v1";
-const READ: &[&str] = &["get", "list", "watch"];
+pub(crate) const RBAC: &str = "rbac.authorization.k8s.io/v1";
+pub(crate) const READ: &[&str] = &["get", "list", "watch"];
 
 /// The role with the rights of `isthmus status`.
 const STATUS_READER: &str = "isthmus-status";
@@ -133,7 +133,7 @@ fn debug_reader(of: &Installation) -> Vec<Value> {
     ]
 }
 
-fn account(name: &str, namespace: &str) -> Value {
+pub(crate) fn account(name: &str, namespace: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}})
 }
 

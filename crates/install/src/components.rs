@@ -25,8 +25,8 @@ pub const DISCOVERY_PORT: u16 = 15012;
 pub const MONITORING_PORT: u16 = 15014;
 /// The controller's port for admission requests.
 const WEBHOOK_PORT: u16 = 15017;
-/// The gateway's port for readiness.
-const STATUS_PORT: u16 = 15021;
+/// The port of gateways for readiness.
+pub(crate) const STATUS_PORT: u16 = 15021;
 
 /// The controller and its Services; in a remote cluster, the Services alone.
 #[must_use]
@@ -38,7 +38,7 @@ pub fn control_plane(of: &Installation) -> Vec<Value> {
                 .into_iter()
                 .flat_map(|(name, port_name, port)| {
                     let service = service(
-                        of,
+                        &of.namespace,
                         name,
                         &json!({"app": CONTROLLER}),
                         &Value::Null,
@@ -93,9 +93,9 @@ fn controller(of: &Installation) -> Vec<Value> {
     ]);
     let webhook = json!([{"name": "tls-webhook", "port": 443, "targetPort": WEBHOOK_PORT}]);
     vec![
-        deployment(of, CONTROLLER, &labels, spec),
-        service(of, CONTROLLER, &labels, &selector, ports),
-        service(of, WEBHOOKS, &labels, &selector, webhook),
+        deployment(&of.namespace, CONTROLLER, &labels, spec),
+        service(&of.namespace, CONTROLLER, &labels, &selector, ports),
+        service(&of.namespace, WEBHOOKS, &labels, &selector, webhook),
     ]
 }
 
@@ -142,47 +142,65 @@ pub fn gateway(of: &Installation) -> Vec<Value> {
             "name": "gateway",
             "image": of.images.gateway,
             "args": arguments(&[("--cluster", &of.cluster), ("--network", &of.network)]),
-            "env": [
-                from_field("POD_NAME", "metadata.name"),
-                from_field("POD_NAMESPACE", "metadata.namespace"),
-                from_field("INSTANCE_IP", "status.podIP"),
-                from_field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
-                {"name": "ISTIO_META_CLUSTER_ID", "value": of.cluster},
-                {"name": "ISTIO_META_NETWORK", "value": of.network},
-                {"name": "TRUST_DOMAIN", "value": of.trust_domain},
-                {"name": "ISTHMUS_CONTROLLER_IDENTITY", "value":
-                    format!("spiffe://{}/ns/{}/sa/{CONTROLLER}", of.trust_domain, of.namespace)},
-                {"name": "DISCOVERY_ADDRESS", "value": format!("{CONTROLLER}.{}.svc:{DISCOVERY_PORT}", of.namespace)},
-            ],
+            "env": proxy_environment(of),
             "ports": [{"name": "tls", "containerPort": GATEWAY_PORT}, {"name": "status", "containerPort": STATUS_PORT}],
             "readinessProbe": readiness("/healthz/ready", STATUS_PORT),
-            "volumeMounts": [
-                {"name": "istio-token", "mountPath": "/var/run/secrets/tokens", "readOnly": true},
-                {"name": "istiod-ca-cert", "mountPath": "/var/run/secrets/istio", "readOnly": true},
-            ],
+            "volumeMounts": proxy_mounts(),
         }],
-        "volumes": [
-            {"name": "istio-token", "projected": {"sources": [{"serviceAccountToken":
-                {"audience": names::TOKEN_AUDIENCE, "expirationSeconds": 43200, "path": "istio-token"}}]}},
-            {"name": "istiod-ca-cert", "configMap": {"name": names::ROOT_CONFIG_MAP}},
-        ],
+        "volumes": proxy_volumes(),
     });
     let mut ports = vec![json!({"name": "tls", "port": GATEWAY_PORT, "targetPort": GATEWAY_PORT})];
     if of.expose_gateway_health {
         ports.push(json!({"name": "status-port", "port": STATUS_PORT, "targetPort": STATUS_PORT}));
     }
-    let mut exposed = service(of, GATEWAY, &labels, &json!({"app": GATEWAY}), ports.into());
+    let mut exposed = service(&of.namespace, GATEWAY, &labels, &json!({"app": GATEWAY}), ports.into());
     exposed["spec"]["type"] = json!("LoadBalancer");
     if let Some(address) = of.gateway_address {
         exposed["spec"]["loadBalancerIP"] = json!(address);
     }
-    vec![deployment(of, GATEWAY, &labels, spec), exposed]
+    vec![deployment(&of.namespace, GATEWAY, &labels, spec), exposed]
 }
 
-fn deployment(of: &Installation, name: &str, labels: &Value, spec: Value) -> Value {
+/// The environment of a proxy without a pod of its own application: its place in the mesh and its controller.
+pub(crate) fn proxy_environment(of: &Installation) -> Vec<Value> {
+    let value = |name: &str, value: &str| json!({"name": name, "value": value});
+    vec![
+        from_field("POD_NAME", "metadata.name"),
+        from_field("POD_NAMESPACE", "metadata.namespace"),
+        from_field("INSTANCE_IP", "status.podIP"),
+        from_field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
+        value("ISTIO_META_CLUSTER_ID", &of.cluster),
+        value("ISTIO_META_NETWORK", &of.network),
+        value("TRUST_DOMAIN", &of.trust_domain),
+        value(
+            "ISTHMUS_CONTROLLER_IDENTITY",
+            &format!("spiffe://{}/ns/{}/sa/{CONTROLLER}", of.trust_domain, of.namespace),
+        ),
+        value("DISCOVERY_ADDRESS", &format!("{CONTROLLER}.{}.svc:{DISCOVERY_PORT}", of.namespace)),
+    ]
+}
+
+/// The token by which a proxy enrols, and the mesh's roots.
+pub(crate) fn proxy_volumes() -> Vec<Value> {
+    vec![
+        json!({"name": "istio-token", "projected": {"sources": [{"serviceAccountToken":
+            {"audience": names::TOKEN_AUDIENCE, "expirationSeconds": 43200, "path": "istio-token"}}]}}),
+        json!({"name": "istiod-ca-cert", "configMap": {"name": names::ROOT_CONFIG_MAP}}),
+    ]
+}
+
+/// Where a proxy finds [`proxy_volumes`].
+pub(crate) fn proxy_mounts() -> Vec<Value> {
+    vec![
+        json!({"name": "istio-token", "mountPath": "/var/run/secrets/tokens", "readOnly": true}),
+        json!({"name": "istiod-ca-cert", "mountPath": "/var/run/secrets/istio", "readOnly": true}),
+    ]
+}
+
+pub(crate) fn deployment(namespace: &str, name: &str, labels: &Value, spec: Value) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"name": name, "namespace": of.namespace, "labels": labels},
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
         "spec": {
             "replicas": 1,
             "selector": {"matchLabels": {"app": name}},
@@ -191,14 +209,14 @@ fn deployment(of: &Installation, name: &str, labels: &Value, spec: Value) -> Val
     })
 }
 
-fn service(of: &Installation, name: &str, labels: &Value, selector: &Value, ports: Value) -> Value {
+pub(crate) fn service(namespace: &str, name: &str, labels: &Value, selector: &Value, ports: Value) -> Value {
     let mut spec = json!({"ports": ports});
     if !selector.is_null() {
         spec["selector"] = selector.clone();
     }
     json!({
         "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": name, "namespace": of.namespace, "labels": labels}, "spec": spec,
+        "metadata": {"name": name, "namespace": namespace, "labels": labels}, "spec": spec,
     })
 }
 
@@ -206,7 +224,7 @@ fn arguments(pairs: &[(&str, &String)]) -> Vec<String> {
     pairs.iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
-fn readiness(path: &str, port: u16) -> Value {
+pub(crate) fn readiness(path: &str, port: u16) -> Value {
     json!({"httpGet": {"path": path, "port": port}, "periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": 3})
 }
 

@@ -4,20 +4,31 @@ use api::names;
 use serde_json::{Value, json};
 
 use crate::components::{KEY_SERVERS, KEY_SERVERS_FILE};
+use crate::gateways;
 use crate::settings::{ControlPlane, Installation, KeyServers, SigningSecret};
 
-/// The namespaces: of the components, of the mesh's configuration, and those with injection.
+/// The namespaces: of the components, of the mesh's configuration, those with injection, and those of gateways.
 pub(super) fn namespaces(of: &Installation) -> Vec<Value> {
-    let own = [&of.namespace, &of.root_namespace].map(|name| (name, json!({names::NETWORK_LABEL: of.network})));
+    let network = || json!({names::NETWORK_LABEL: of.network});
+    let own = [&of.namespace, &of.root_namespace].map(|name| (name, network()));
     let injected = of.injected_namespaces.iter().map(|name| (name, json!({"istio-injection": "enabled"})));
+    let of_gateways = gateway_namespaces(of).map(|name| (name, network()));
     let namespace = |(name, labels): (&String, Value)| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
-    own.into_iter().chain(injected).map(namespace).collect()
+    own.into_iter().chain(injected).chain(of_gateways).map(namespace).collect()
+}
+
+/// The namespaces that only gateways need.
+fn gateway_namespaces(of: &Installation) -> impl Iterator<Item = &String> {
+    let others = [&of.namespace, &of.root_namespace];
+    let only = move |name: &&String| !others.contains(name) && !of.injected_namespaces.contains(name);
+    gateways::namespaces(of).into_iter().filter(only)
 }
 
 /// The ConfigMaps and Secrets.
 pub(super) fn all(of: &Installation) -> Vec<Value> {
     let mut objects = vec![mesh_config(of)];
     let namespaces = [&of.namespace, &of.root_namespace].into_iter().chain(&of.injected_namespaces);
+    let namespaces = namespaces.chain(gateway_namespaces(of));
     objects.extend(namespaces.map(|namespace| root_certificate(namespace, of)));
     if let ControlPlane::Local { signing } = &of.control_plane {
         objects.extend(signing.iter().map(|secret| signing_secret(secret, &of.root_namespace)));

@@ -3,7 +3,8 @@
 //! [`Installation`] holds the parameters of one cluster; [`Installation::objects`] returns its manifests: namespaces, custom
 //! resource definitions, accounts and roles, mesh-wide settings, signing Secrets, workloads, Services, and the admission
 //! webhooks. A primary gets the controller, its webhook and an east-west gateway; a remote gets the gateway, and two Services
-//! that lead to its primary's controller through the primary's gateway. [`apply`] applies manifests by server-side apply, as
+//! that lead to its primary's controller through the primary's gateway. Either may have ingress and egress gateways
+//! ([`gateways`]). [`apply`] applies manifests by server-side apply, as
 //! `kubectl apply --server-side` does; [`client_error`] and [`yaml_error`] put errors
 //! of a Kubernetes client and of the YAML parser into plain words.
 //!
@@ -17,6 +18,7 @@ pub mod components;
 mod configuration;
 pub mod debug_pages;
 pub mod definitions;
+pub mod gateways;
 mod settings;
 pub mod webhook;
 pub mod yaml_error;
@@ -34,6 +36,7 @@ impl Installation {
         objects.extend(configuration::all(self));
         objects.extend(components::control_plane(self));
         objects.extend(components::gateway(self));
+        objects.extend(gateways::all(self));
         objects.extend([webhook::injection(self), webhook::warnings(self)]);
         objects
     }

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
+use crate::gateways::Gateway;
+
 /// The parameters of what one cluster of the mesh gets.
 #[derive(Clone)]
 pub struct Installation {
@@ -28,6 +30,8 @@ pub struct Installation {
     /// Whether the gateway's LoadBalancer has the port for readiness as well, for load balancers that probe it. The kubelet
     /// needs no Service, and whoever reaches the port can take part in its connections.
     pub expose_gateway_health: bool,
+    /// Ingress and egress gateways, at most one of each kind in a namespace.
+    pub gateways: Vec<Gateway>,
     /// The name of the container of injected sidecars, if it is not the default.
     pub proxy_container: Option<String>,
     /// The mesh's root certificates, PEM.
@@ -96,10 +100,16 @@ pub struct Images {
     pub controller: String,
     /// Image of the east-west gateway.
     pub gateway: String,
+    /// Image of ingress and egress gateways.
+    pub router: String,
 }
 
 impl Default for Images {
     fn default() -> Self {
-        Self { controller: "isthmus/federation-controller".to_owned(), gateway: "isthmus/eastwest-gateway".to_owned() }
+        Self {
+            controller: "isthmus/federation-controller".to_owned(),
+            gateway: "isthmus/eastwest-gateway".to_owned(),
+            router: "isthmus/router".to_owned(),
+        }
     }
 }

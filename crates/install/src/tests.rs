@@ -20,6 +20,7 @@ fn installation(cluster: &str, control_plane: ControlPlane) -> Installation {
         images: Images::default(),
         gateway_address: None,
         expose_gateway_health: false,
+        gateways: Vec::new(),
         proxy_container: None,
         roots_pem: "roots".to_owned(),
         controller_issuer_pem: "issuer".to_owned(),
@@ -29,7 +30,7 @@ fn installation(cluster: &str, control_plane: ControlPlane) -> Installation {
     }
 }
 
-fn primary() -> Installation {
+pub(crate) fn primary() -> Installation {
     let signing = ["cacerts", "cacerts-east"].map(|name| SigningSecret {
         name: name.to_owned(),
         entries: [("ca-key.pem".to_owned(), name.to_owned())].into(),
@@ -40,11 +41,11 @@ fn primary() -> Installation {
     }
 }
 
-fn remote() -> Installation {
+pub(crate) fn remote() -> Installation {
     installation("east", ControlPlane::Remote { primary: "west".to_owned(), gateway: GATEWAY_OF_WEST })
 }
 
-fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> Option<&'a Value> {
+pub(crate) fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> Option<&'a Value> {
     objects.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name)
 }
 

@@ -3,11 +3,13 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 timed out. `run` and `exec` exit with the code of the command that
 //! they ran.
 
+mod certificate;
 mod down;
 mod exec;
 mod fault;
 mod logs;
 mod outcome;
+mod ports;
 mod print;
 mod selection;
 mod status;
@@ -24,7 +26,7 @@ use outcome::{block_on, exit_code};
 pub use print::OutputFormat;
 pub use selection::LabSelection;
 
-use crate::orchestration::{cluster, init, issuers};
+use crate::orchestration::{cluster, host_ports, init, issuers, outside};
 
 /// Run clusters, networks and workloads on this machine.
 #[derive(Debug, Subcommand)]
@@ -50,6 +52,10 @@ pub enum LabCommand {
     Fault(fault::FaultCommand),
     /// Capture the traffic between the clusters of a running lab
     Capture(fault::CaptureOptions),
+    /// Print the addresses of ingress gateways on this machine
+    Ports(ports::PortsOptions),
+    /// Issue a certificate for a gateway, as a Secret or as files
+    Certificate(certificate::CertificateOptions),
     /// Print a token of an issuer that a running lab serves
     Token(token::TokenOptions),
     /// Replace the key by which an issuer signs tokens, step by step
@@ -71,6 +77,12 @@ pub enum HiddenCommand {
     /// Serve the issuers of tokens
     #[command(name = "lab-issuers", hide = true)]
     LabIssuers(issuers::IssuersProcessOptions),
+    /// Serve the servers outside of the mesh
+    #[command(name = "lab-external", hide = true)]
+    LabExternal(outside::ExternalProcessOptions),
+    /// Carry connections from this machine to ingress gateways
+    #[command(name = "lab-ports", hide = true)]
+    LabPorts(host_ports::PortsProcessOptions),
     /// Hold a pod's namespaces
     #[command(name = "lab-pause", hide = true)]
     LabPause,
@@ -108,6 +120,8 @@ impl LabCommand {
             Self::Down(command) => exit_code(command.run()),
             Self::Fault(command) => block_on(command.run()),
             Self::Capture(command) => exit_code(command.run()),
+            Self::Ports(command) => exit_code(command.run()),
+            Self::Certificate(command) => exit_code(command.run()),
             Self::Token(command) => exit_code(command.run()),
             Self::RotateKeys(command) => exit_code(command.run()),
         }
@@ -124,6 +138,8 @@ impl HiddenCommand {
             Self::LabApiserver(options) => cluster::api_server(&options),
             Self::LabNode(options) => cluster::node(&options),
             Self::LabIssuers(options) => issuers::serve(&options),
+            Self::LabExternal(options) => outside::serve(&options),
+            Self::LabPorts(options) => host_ports::serve(&options),
             Self::LabPause => net::process::pause(),
             Self::LabEnter => net::process::enter(),
             Self::Testapp(options) => crate::testapp::run(*options),

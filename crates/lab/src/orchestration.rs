@@ -8,7 +8,9 @@
 //!       ├─ lab-node       (west)    node agent, controllers, service proxy, DNS
 //!       │  └─ lab-pause …           one per pod
 //!       ├─ … (east)
-//!       └─ lab-issuers              issuers of tokens, if the topology has any
+//!       ├─ lab-issuers              issuers of tokens, if the topology has any
+//!       ├─ lab-external             servers outside of the mesh, if the topology has any
+//!       └─ lab-ports                ports of ingress gateways on the host's loopback, if there are any
 //! ```
 //!
 //! Every process below the launcher is in a pid namespace whose first process ends with the launcher, however the launcher
@@ -22,12 +24,14 @@ pub mod control;
 pub mod handover;
 pub mod handshake;
 pub mod host_listener;
+pub mod host_ports;
 pub mod init;
 pub mod installation;
 pub mod issuers;
 pub mod keys;
 pub mod launcher;
 pub mod networks;
+pub mod outside;
 pub mod progress;
 pub mod reachability;
 pub mod relay;

@@ -21,8 +21,9 @@ use std::path::Path;
 pub use addresses::{API_PORT, IpFamily};
 pub use diagnostic::Diagnostic;
 pub use model::{
-    Cluster, Delay, Export, Link, MAX_CLUSTERS, Manifest, Mesh, Network, Port, Program, Role, TokenAlgorithm,
-    TokenIssuer, Topology, Workload, WorkloadController,
+    Cluster, ClusterGateway, ClusterGatewayPort, Delay, Export, External, ExternalPort, GatewayCertificate,
+    IngressPort, Link, MAX_CLUSTERS, Manifest, Mesh, Network, Port, Program, Role, TokenAlgorithm, TokenIssuer,
+    Topology, Workload, WorkloadController,
 };
 
 impl Topology {

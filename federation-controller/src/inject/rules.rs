@@ -15,6 +15,12 @@ pub const INJECT: &str = "sidecar.istio.io/inject";
 pub const NAMESPACE_INJECTION: &str = "istio-injection";
 /// The annotation that lists the injected containers and volumes.
 pub const STATUS: &str = "sidecar.istio.io/status";
+/// The annotation with the name of the template that a pod is injected with.
+pub const TEMPLATES: &str = "inject.istio.io/templates";
+/// The template of the proxy beside an application, which is the default.
+pub const SIDECAR: &str = "sidecar";
+/// The template of a pod that is a gateway itself.
+pub const GATEWAY: &str = "gateway";
 /// The namespaces of the cluster itself, which never get sidecars.
 const SYSTEM_NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 
@@ -49,6 +55,11 @@ pub enum Decision {
     Skip(&'static str),
 }
 
+/// Reports whether a pod is a gateway itself: its container is completed instead of a sidecar being added.
+pub fn is_gateway(pod: &Value) -> bool {
+    pod["metadata"]["annotations"][TEMPLATES].as_str().is_some_and(|template| template.trim() == GATEWAY)
+}
+
 /// Decides whether a pod gets a sidecar. `namespace` is the pod's namespace in the request.
 pub fn decide(pod: &Value, namespace: &str, label: NamespaceLabel) -> Decision {
     let metadata = &pod["metadata"];
@@ -61,7 +72,7 @@ pub fn decide(pod: &Value, namespace: &str, label: NamespaceLabel) -> Decision {
     }
     let has = |list: &str, name: &str| spec[list].as_array().into_iter().flatten().any(|c| c["name"] == name);
     let taken = PROXY_CONTAINERS.iter().any(|name| has("containers", name) || has("initContainers", name));
-    if !metadata["annotations"][STATUS].is_null() || taken {
+    if !metadata["annotations"][STATUS].is_null() || (taken && !is_gateway(pod)) {
         return Decision::Skip("the pod already has a sidecar");
     }
     let parse = |value: &Value| match value.as_str().map(str::to_ascii_lowercase).as_deref() {
@@ -109,6 +120,17 @@ mod tests {
             (pod(none(), json!({STATUS: "{}"}), none()), Enabled, false),
             (pod(none(), none(), json!({"containers": [{"name": "isthmus-proxy"}]})), Enabled, false),
             (pod(none(), none(), json!({"initContainers": [{"name": "istio-proxy"}]})), Enabled, false),
+            (
+                pod(none(), json!({TEMPLATES: "gateway"}), json!({"containers": [{"name": "istio-proxy"}]})),
+                Enabled,
+                true,
+            ),
+            (
+                pod(none(), json!({TEMPLATES: "sidecar"}), json!({"containers": [{"name": "istio-proxy"}]})),
+                Enabled,
+                false,
+            ),
+            (pod(off(), json!({TEMPLATES: "gateway"}), none()), Enabled, false),
             (json!({}), Enabled, true),
         ];
         for (pod, label, expected) in table {

@@ -11,7 +11,10 @@ use api::duration::parse_duration;
 use ipnet::IpNet;
 use serde_json::Value;
 
-const TRAFFIC: &str = "traffic.sidecar.istio.io/";
+use super::rules::{GATEWAY, SIDECAR as SIDECAR_TEMPLATE, TEMPLATES};
+
+/// The prefix of annotations about the capture of traffic.
+pub(super) const TRAFFIC: &str = "traffic.sidecar.istio.io/";
 const SIDECAR: &str = "sidecar.istio.io/";
 const PROXY_CONFIG: &str = "proxy.istio.io/config";
 /// The maximum number of ranges or ports in an annotation, and of ranges in the complement of a list. Anybody who may create a
@@ -71,6 +74,8 @@ impl Settings {
                 settings.sidecar(name, rest, value);
             } else if name == PROXY_CONFIG {
                 settings.proxy_config(name, value)?;
+            } else if name == TEMPLATES && ![SIDECAR_TEMPLATE, GATEWAY].contains(&value.trim()) {
+                return Err(wrong(name, value, "sidecar or gateway"));
             }
         }
         match settings.hold_application {
@@ -354,6 +359,9 @@ mod tests {
         assert_eq!(settings.image.as_deref(), Some("example/sidecar:1"));
         assert_eq!(settings.resources[&("requests", "cpu")], "50m");
         assert_eq!(settings.warnings.len(), 2, "{:?}", settings.warnings);
+        assert!(read(json!({TEMPLATES: "sidecar"})).is_ok() && read(json!({TEMPLATES: "gateway"})).is_ok());
+        let error = read(json!({TEMPLATES: "sidecar,grpc-agent"})).unwrap_err().to_string();
+        assert!(error.contains("sidecar or gateway"), "{error}");
         for broken in
             ["[", "a", "concurrency: many", "terminationDrainDuration: 5", "holdApplicationUntilProxyStarts: 1"]
         {

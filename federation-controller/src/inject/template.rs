@@ -13,10 +13,10 @@ pub const INIT_CONTAINER: &str = "isthmus-init";
 pub const PROXY_CONTAINER: &str = "isthmus-proxy";
 /// The names that the sidecar's container may have: injected pods are known by them.
 pub const PROXY_CONTAINERS: [&str; 2] = [PROXY_CONTAINER, "istio-proxy"];
-const TOKEN_VOLUME: &str = "istio-token";
-const ROOT_VOLUME: &str = "istiod-ca-cert";
+pub(super) const TOKEN_VOLUME: &str = "istio-token";
+pub(super) const ROOT_VOLUME: &str = "istiod-ca-cert";
 /// The health-check port of the sidecar.
-const HEALTH_PORT: u16 = 15021;
+pub(super) const HEALTH_PORT: u16 = 15021;
 /// The port of the merged metrics of the sidecar and the application.
 const METRICS_PORT: u16 = 15020;
 /// The lifetime of the enrolment token in seconds, as in Istio.
@@ -27,6 +27,8 @@ const TOKEN_SECONDS: u32 = 43_200;
 pub struct Injector {
     /// The image of the sidecar.
     pub image: String,
+    /// The image of gateways.
+    pub router_image: String,
     /// The name of the sidecar's container, one of [`PROXY_CONTAINERS`].
     pub proxy_container: String,
     /// The address of the controller, as `HOST:PORT`.
@@ -90,17 +92,9 @@ impl Injector {
         };
         append(&mut operations, spec, "/spec", "volumes", volumes(spec));
 
-        let mut labels =
-            vec![(names::TLS_MODE_LABEL, "istio".to_owned()), (names::CLUSTER_LABEL, home.cluster.clone())];
-        if !home.network.is_empty() {
-            labels.push((names::NETWORK_LABEL, home.network.clone()));
-        }
-        let (name, revision) = canonical(&metadata["labels"], &workload);
-        labels.push(("service.istio.io/canonical-name", name));
-        labels.push(("service.istio.io/canonical-revision", revision));
-        // Labels of the pod's author stay.
-        labels.retain(|(key, _)| metadata["labels"][*key].is_null());
-        set_all(&mut operations, metadata, "labels", labels.into_iter().map(|(k, v)| (k.to_owned(), v)).collect());
+        let mut labels = labels_of_home(metadata, home, &workload);
+        labels.push((names::TLS_MODE_LABEL, "istio".to_owned()));
+        set_labels(&mut operations, metadata, labels);
 
         let mut status = added;
         status["volumes"] = json!([TOKEN_VOLUME, ROOT_VOLUME]);
@@ -165,12 +159,10 @@ impl Injector {
         })
     }
 
-    fn environment(&self, pod: &Value, home: &HomeCluster, settings: &Settings, workload: &str) -> Vec<Value> {
+    /// Returns the environment of every proxy: its place in the mesh, and its controller.
+    pub(super) fn place(&self, home: &HomeCluster, workload: &str) -> Vec<Value> {
         let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
-        let value = |name: &str, value: &str| json!({"name": name, "value": value});
-        let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
-        let containers: Vec<&str> = containers.filter_map(|container| container["name"].as_str()).collect();
-        let mut env = vec![
+        vec![
             field("POD_NAME", "metadata.name"),
             field("POD_NAMESPACE", "metadata.namespace"),
             field("INSTANCE_IP", "status.podIP"),
@@ -179,11 +171,17 @@ impl Injector {
             value("ISTIO_META_CLUSTER_ID", &home.cluster),
             value("ISTIO_META_NETWORK", &home.network),
             value("ISTIO_META_WORKLOAD_NAME", workload),
-            value("ISTIO_META_APP_CONTAINERS", &containers.join(",")),
             value("DISCOVERY_ADDRESS", &self.discovery_address),
             value("ISTHMUS_CONTROLLER_IDENTITY", &self.controller_identity),
             value("TRUST_DOMAIN", &self.trust_domain),
-        ];
+        ]
+    }
+
+    fn environment(&self, pod: &Value, home: &HomeCluster, settings: &Settings, workload: &str) -> Vec<Value> {
+        let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+        let containers: Vec<&str> = containers.filter_map(|container| container["name"].as_str()).collect();
+        let mut env = self.place(home, workload);
+        env.push(value("ISTIO_META_APP_CONTAINERS", &containers.join(",")));
         let annotations = &pod["metadata"]["annotations"];
         if annotations["prometheus.io/scrape"] == "true" {
             // The location of the application's metrics, for the merged metrics.
@@ -195,15 +193,43 @@ impl Injector {
             }
             env.push(value("ISTIO_PROMETHEUS_ANNOTATIONS", &Value::Object(own).to_string()));
         }
-        for (name, text) in &settings.env {
-            env.retain(|entry| entry["name"] != **name);
-            env.push(value(name, text));
-        }
+        override_all(&mut env, settings);
         env
     }
 }
 
-fn resources(settings: &Settings) -> Value {
+fn value(name: &str, value: &str) -> Value {
+    json!({"name": name, "value": value})
+}
+
+/// Sets the environment variables of a pod's annotations.
+pub(super) fn override_all(env: &mut Vec<Value>, settings: &Settings) {
+    for (name, text) in &settings.env {
+        env.retain(|entry| entry["name"] != **name);
+        env.push(value(name, text));
+    }
+}
+
+/// Returns the labels by which a pod's place in the mesh is known.
+pub(super) fn labels_of_home(metadata: &Value, home: &HomeCluster, workload: &str) -> Vec<(&'static str, String)> {
+    let mut labels = vec![(names::CLUSTER_LABEL, home.cluster.clone())];
+    if !home.network.is_empty() {
+        labels.push((names::NETWORK_LABEL, home.network.clone()));
+    }
+    let (name, revision) = canonical(&metadata["labels"], workload);
+    labels.push(("service.istio.io/canonical-name", name));
+    labels.push(("service.istio.io/canonical-revision", revision));
+    labels
+}
+
+/// Adds operations that set labels. Those of the pod's author stay.
+pub(super) fn set_labels(operations: &mut Vec<Value>, metadata: &Value, labels: Vec<(&'static str, String)>) {
+    let new = labels.into_iter().filter(|(key, _)| metadata["labels"][*key].is_null());
+    set_all(operations, metadata, "labels", new.map(|(key, label)| (key.to_owned(), label)).collect());
+}
+
+/// Returns the resources of a proxy's container.
+pub(super) fn resources(settings: &Settings) -> Value {
     // An idle sidecar uses at most 12 MiB; further memory depends on the pod's traffic.
     let mut resources = json!({"requests": {"cpu": "10m", "memory": "16Mi"}});
     for ((kind, what), value) in &settings.resources {
@@ -212,7 +238,8 @@ fn resources(settings: &Settings) -> Value {
     resources
 }
 
-fn volumes(spec: &Value) -> Vec<Value> {
+/// Returns the volumes of a proxy that a pod does not have.
+pub(super) fn volumes(spec: &Value) -> Vec<Value> {
     let token = json!({"serviceAccountToken":
         {"audience": names::TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "istio-token"}});
     let all = [
@@ -230,7 +257,7 @@ fn declared_ports(spec: &Value) -> Vec<u16> {
 }
 
 /// Returns the name of the pod's workload: the Deployment of its ReplicaSet, its owner, or the pod itself.
-fn workload(metadata: &Value) -> String {
+pub(super) fn workload(metadata: &Value) -> String {
     let owners = metadata["ownerReferences"].as_array().into_iter().flatten();
     let owner = owners.clone().find(|owner| owner["controller"] == true).or_else(|| owners.clone().next());
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -257,7 +284,7 @@ fn canonical(labels: &Value, workload: &str) -> (String, String) {
 }
 
 /// Adds operations that append to a list, which may be absent.
-fn append(operations: &mut Vec<Value>, parent: &Value, path: &str, field: &str, items: Vec<Value>) {
+pub(super) fn append(operations: &mut Vec<Value>, parent: &Value, path: &str, field: &str, items: Vec<Value>) {
     if items.is_empty() {
         return;
     }
@@ -280,7 +307,7 @@ fn prepend(operations: &mut Vec<Value>, parent: &Value, path: &str, field: &str,
 }
 
 /// Adds operations that set entries of a map in the metadata, which may be absent.
-fn set_all(operations: &mut Vec<Value>, metadata: &Value, field: &str, entries: Vec<(String, String)>) {
+pub(super) fn set_all(operations: &mut Vec<Value>, metadata: &Value, field: &str, entries: Vec<(String, String)>) {
     if entries.is_empty() {
         return;
     }

@@ -20,6 +20,7 @@ use crate::objects::Kind;
 fn injector() -> Injector {
     Injector {
         image: "isthmus/sidecar".into(),
+        router_image: "isthmus/router".into(),
         proxy_container: "isthmus-proxy".into(),
         discovery_address: "isthmus-controller.isthmus-system.svc:15012".into(),
         controller_identity: "spiffe://cluster.local/ns/isthmus-system/sa/isthmus-controller".into(),
@@ -133,6 +134,87 @@ fn annotations_change_the_patch() {
     assert_eq!(own["value"], r#"{"port":"8080","scrape":"true"}"#);
     assert_eq!(pod["metadata"]["labels"]["topology.istio.io/network"], "net-of-my-own");
     assert_eq!(pod["metadata"]["annotations"]["prometheus.io/port"], "15020");
+}
+
+/// Returns a pod as Istio's Helm chart `gateway` makes it, shortened.
+fn gateway_pod() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "generateName": "edge-7c9d-",
+            "annotations": {"inject.istio.io/templates": "gateway", "prometheus.io/scrape": "true",
+                            "prometheus.io/port": "15020", "prometheus.io/path": "/stats/prometheus"},
+            "labels": {"sidecar.istio.io/inject": "true", "app": "edge", "istio": "edge", "pod-template-hash": "7c9d"},
+            "ownerReferences": [{"kind": "ReplicaSet", "name": "edge-7c9d", "uid": "27c4", "controller": true}]
+        },
+        "spec": {
+            "serviceAccountName": "edge",
+            "securityContext": {"sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]},
+            "containers": [{
+                "name": "istio-proxy", "image": "auto",
+                "securityContext": {"capabilities": {"drop": ["ALL"]}, "runAsUser": 4711},
+                "env": [{"name": "ISTIO_META_NETWORK", "value": "elsewhere"}, {"name": "MINE", "value": "x"}],
+                "ports": [{"containerPort": 15090, "protocol": "TCP", "name": "http-envoy-prom"}],
+                "resources": {"limits": {"cpu": "2000m"}},
+            }],
+        },
+    })
+}
+
+#[test]
+fn a_pod_of_the_template_of_gateways_becomes_a_router() {
+    let patch = injector().gateway_patch(&gateway_pod(), &east()).unwrap();
+    assert_eq!(patch.warnings, Vec::<String>::new());
+    let pod = patched(gateway_pod(), &patch.operations);
+    let spec = &pod["spec"];
+    assert!(spec["initContainers"].is_null(), "nothing is captured");
+    assert_eq!(spec["containers"].as_array().unwrap().len(), 1);
+    let router = &spec["containers"][0];
+    assert_eq!((&router["name"], &router["image"]), (&json!("istio-proxy"), &json!("isthmus/router")));
+    // What the container says itself stays.
+    assert_eq!(router["securityContext"]["runAsUser"], 4711);
+    assert_eq!(router["resources"], json!({"limits": {"cpu": "2000m"}}));
+    assert_eq!(router["ports"].as_array().unwrap().len(), 1);
+    let env = |name: &str| {
+        let all = router["env"].as_array().unwrap().iter().filter(|entry| entry["name"] == name);
+        all.map(|entry| entry["value"].as_str().unwrap_or("a field").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!((env("ISTIO_META_NETWORK"), env("MINE")), (vec!["elsewhere".to_owned()], vec!["x".to_owned()]));
+    assert_eq!((env("ISTIO_META_CLUSTER_ID"), env("POD_NAME")), (vec!["east".to_owned()], vec!["a field".to_owned()]));
+    assert_eq!(env("ISTIO_META_WORKLOAD_NAME"), ["edge"]);
+    assert_eq!(router["readinessProbe"]["httpGet"], json!({"path": "/healthz/ready", "port": 15021}));
+    let mounts: Vec<_> = router["volumeMounts"].as_array().unwrap().iter().map(|mount| mount["name"].clone()).collect();
+    let volumes: Vec<_> = spec["volumes"].as_array().unwrap().iter().map(|volume| volume["name"].clone()).collect();
+    assert_eq!((&mounts, &volumes), (&vec![json!("istio-token"), json!("istiod-ca-cert")], &mounts));
+    let labels = &pod["metadata"]["labels"];
+    assert_eq!(labels["service.istio.io/canonical-name"], "edge");
+    assert_eq!(labels["topology.istio.io/network"], "net-east");
+    assert_eq!(pod["metadata"]["annotations"]["prometheus.io/port"], "15090");
+    let again = rules::decide(&pod, "edge", rules::NamespaceLabel::Enabled);
+    assert_eq!(again, rules::Decision::Skip("the pod already has a sidecar"));
+}
+
+#[test]
+fn a_gateway_without_a_container_gets_it_and_is_warned_of_capture() {
+    let mut bare = gateway_pod();
+    bare["spec"] = json!({"containers": [{"name": "helper"}]});
+    bare["metadata"]["annotations"]["traffic.sidecar.istio.io/includeInboundPorts"] = json!("80");
+    bare["metadata"]["annotations"]["proxy.istio.io/config"] = json!("concurrency: 3");
+    let patch = injector().gateway_patch(&bare, &east()).unwrap();
+    assert_eq!(patch.warnings.len(), 1, "{:?}", patch.warnings);
+    let pod = patched(bare, &patch.operations);
+    assert_eq!(
+        (&pod["spec"]["containers"][0]["name"], &pod["spec"]["containers"][1]["name"]),
+        (&json!("helper"), &json!("istio-proxy"))
+    );
+    let router = &pod["spec"]["containers"][1];
+    assert_eq!(router["resources"]["requests"]["cpu"], "10m");
+    assert!(router["env"].as_array().unwrap().contains(&json!({"name": "ISTHMUS_WORKERS", "value": "3"})));
+    // An image of its own is used as it is.
+    let mut own = gateway_pod();
+    own["spec"]["containers"][0]["image"] = json!("example/router:1");
+    let patch = injector().gateway_patch(&own, &east()).unwrap();
+    assert_eq!(patched(own, &patch.operations)["spec"]["containers"][0]["image"], "example/router:1");
 }
 
 #[test]

@@ -27,7 +27,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::{Stream, StreamExt as _};
 
 use super::review::{BadRequest, MAX_REVIEW, READ_DEADLINE, ReviewRequest, answer, parse};
-use super::rules::{Decision, NamespaceLabel, decide};
+use super::rules::{Decision, NamespaceLabel, decide, is_gateway};
 use super::template::{HomeCluster, Injector};
 use super::validation::{self, Place};
 use crate::objects::Kind;
@@ -184,14 +184,19 @@ impl Webhook {
             tracing::debug!(namespace = request.namespace, pod = request.name(), why, "skipped injection");
             return answer(json!({"uid": request.uid, "allowed": true}));
         }
-        match self.injector.patch(pod, home) {
+        let patch = match is_gateway(pod) {
+            true => self.injector.gateway_patch(pod, home),
+            false => self.injector.patch(pod, home),
+        };
+        match patch {
             Ok(patch) => {
                 shared.counter(&SUCCESS, &[]).increment();
                 tracing::debug!(
                     namespace = request.namespace,
                     pod = request.name(),
                     cluster = home.cluster,
-                    "injected the sidecar"
+                    gateway = is_gateway(pod),
+                    "injected the proxy"
                 );
                 let operations = Value::Array(patch.operations).to_string();
                 let mut response = json!({

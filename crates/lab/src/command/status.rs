@@ -8,6 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::outcome::CommandError;
+use super::ports::ports_table;
 use super::print::{OutputFormat, format_age};
 use crate::console::print;
 use crate::orchestration::progress::columns;
@@ -121,6 +122,10 @@ fn detail(labs: &[LabRecord], now: Timestamp) -> String {
             ]
         }));
         text.push_str(&columns(&rows, "  "));
+        if let Some(ports) = ports_table(lab) {
+            text.push('\n');
+            text.extend(ports.lines().map(|line| format!("  {line}\n")));
+        }
     }
     text
 }

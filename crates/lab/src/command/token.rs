@@ -163,14 +163,14 @@ fn claim(text: &str) -> Result<(String, Value), String> {
 
 /// A time after now, or before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Expiry {
+pub(super) struct Expiry {
     is_past: bool,
     time: Duration,
 }
 
 impl Expiry {
     /// Returns the time in seconds since 1970.
-    fn after(self, now: u64) -> u64 {
+    pub(super) fn after(self, now: u64) -> u64 {
         match self.is_past {
             true => now.saturating_sub(self.time.as_secs()),
             false => now.saturating_add(self.time.as_secs()),
@@ -178,7 +178,7 @@ impl Expiry {
     }
 }
 
-fn expiry(text: &str) -> Result<Expiry, String> {
+pub(super) fn expiry(text: &str) -> Result<Expiry, String> {
     let (is_past, rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text),

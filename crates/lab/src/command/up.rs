@@ -13,6 +13,7 @@ use clap::Args;
 use install::client_error::system;
 
 use super::outcome::{CommandError, exit_code, explain};
+use super::ports::ports_table;
 use super::selection::option_of;
 use super::stop::StopSignal;
 use crate::console::{TIMED_OUT, print, print_stderr};
@@ -333,6 +334,10 @@ fn summary(lab: &RunningLab, pods: &[PodSummary], stop: &str) -> String {
             .to_vec()
     }));
     text.push_str(&columns(&rows, ""));
+    if let Some(ports) = ports_table(&lab.record) {
+        text.push('\n');
+        text.push_str(&ports);
+    }
     let mut rows = vec![["POD", "VERSION", "ZONE", "ADDRESS", "READY"].map(str::to_owned).to_vec()];
     rows.extend(pods.iter().map(|pod| {
         let or_dash = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::authorities::MeshAuthorities;
 use super::clients::{Clients, ClientsError};
 use super::launcher::RunningLab;
+use super::outside::{self, OutsideError};
 use super::progress::{BringUpProgress, BringUpStep};
 use super::{installation, reachability, workloads};
 use crate::controllers::pod_state::ready_since;
@@ -70,6 +71,9 @@ pub enum BringUpError {
     /// The mesh's signing certificates cannot be made.
     #[error(transparent)]
     Authorities(#[from] identity::CaError),
+    /// The certificates of gateways cannot be issued.
+    #[error(transparent)]
+    Outside(#[from] OutsideError),
 }
 
 /// A pod, as the final table shows it.
@@ -109,9 +113,9 @@ pub async fn bring_up(lab: &RunningLab, clients: &Clients, progress: &BringUpPro
             api_ready(client).await;
             progress.reached(&cluster.name, BringUpStep::Api, "api ready", true);
             let applied = |source| BringUpError::Apply { cluster: cluster.name.clone(), source };
-            apply(client, FIELD_MANAGER, installation::of(topology, cluster, authorities, issuers).objects())
-                .await
-                .map_err(applied)?;
+            let mut objects = outside::secrets(&lab.directory, topology, cluster)?;
+            objects.extend(installation::of(topology, cluster, authorities, issuers).objects());
+            apply(client, FIELD_MANAGER, objects).await.map_err(applied)?;
             installed.send_replace(true);
             // Pods need the webhook, which the primary serves. After a while they are created all the same: the
             // refusals show what is wrong.
@@ -225,7 +229,8 @@ async fn pods_ready(
     progress: &BringUpProgress,
     serving: &watch::Sender<bool>,
 ) {
-    let expected: usize = topology.workloads_of(&cluster.name).map(|w| usize::try_from(w.replicas).unwrap_or(0)).sum();
+    let workloads: usize = topology.workloads_of(&cluster.name).map(|w| usize::try_from(w.replicas).unwrap_or(0)).sum();
+    let expected = workloads + cluster.gateways().count();
     let pods: Api<Pod> = Api::all(client.clone());
     loop {
         if let Ok(list) = pods.list(&ListParams::default()).await {
@@ -256,7 +261,8 @@ async fn pods_ready(
             let up = list
                 .items
                 .iter()
-                .filter(|pod| is_workload_pod(topology, cluster, pod) && ready_since(pod).is_some())
+                .filter(|pod| is_workload_pod(topology, cluster, pod) || is_gateway_pod(cluster, pod))
+                .filter(|pod| ready_since(pod).is_some())
                 .count();
             progress.reached(&cluster.name, BringUpStep::Pods, &format!("pods {up}/{expected}"), false);
             if control && gateway && up >= expected {
@@ -279,6 +285,15 @@ fn is_workload_pod(topology: &Topology, cluster: &Cluster, pod: &Pod) -> bool {
         && topology.workloads_of(&cluster.name).any(|workload| {
             pod.namespace().as_deref() == Some(&workload.namespace) && pod.labels().get("app") == Some(&workload.name)
         })
+}
+
+/// Reports whether a pod is one of the cluster's ingress and egress gateways.
+fn is_gateway_pod(cluster: &Cluster, pod: &Pod) -> bool {
+    let app = pod.labels().get("app").map(String::as_str);
+    pod.metadata.deletion_timestamp.is_none()
+        && cluster
+            .gateways()
+            .any(|(kind, gateway)| pod.namespace().as_deref() == Some(&gateway.namespace) && app == Some(kind.name()))
 }
 
 /// Returns the pods of the topology's workloads, for the final table.

@@ -230,10 +230,15 @@ fn surroundings(cluster: &Cluster, relayed: bool) -> ProxyNetwork {
     }
 }
 
-/// Returns the hosts of the issuers, with addresses of the cluster's families.
+/// Returns the hosts of the issuers and of the servers outside of the mesh, with addresses of the cluster's families.
 fn outside_hosts(topology: &Topology, cluster: &Cluster) -> OutsideHosts {
     let addresses: Vec<IpAddr> = cluster.ip_families.iter().map(|family| family.issuers().addr()).collect();
-    topology.issuers.iter().map(|issuer| (issuer.host.clone(), addresses.clone())).collect()
+    let issuers = topology.issuers.iter().map(|issuer| (issuer.host.clone(), addresses.clone()));
+    let external = topology.external_addresses().map(|(server, mut addresses)| {
+        addresses.retain(|address| cluster.ip_families.iter().any(|family| family.has(*address)));
+        (server.host.clone(), addresses)
+    });
+    issuers.chain(external).collect()
 }
 
 async fn serve_dns(address: IpAddr, view: Arc<ClusterView>, outside: OutsideHosts) {

@@ -27,7 +27,7 @@ use super::cluster::SAVED_OBJECTS;
 use super::control::{self, CaptureSummary, ControlReply, ControlRequest, FrameFile};
 use super::host_listener::HostListener;
 use super::state::LabDirectory;
-use super::{handover, handshake, issuers, networks};
+use super::{handover, handshake, issuers, networks, outside};
 use crate::console::print_stderr;
 use crate::topology::Topology;
 
@@ -152,7 +152,7 @@ struct LabInit {
 }
 
 struct ClusterProcess {
-    /// Name of the cluster; empty for the process of the issuers.
+    /// Name of the cluster; empty for a process of the whole lab.
     cluster: String,
     kind: ProcessKind,
     /// Whether the end of the process was requested.
@@ -167,6 +167,8 @@ impl ClusterProcess {
     fn described(&self) -> String {
         match self.kind {
             ProcessKind::Issuers => "the server of issuers".to_owned(),
+            ProcessKind::External => "the servers outside of the mesh".to_owned(),
+            ProcessKind::Ports => "the process of the ports of ingress gateways".to_owned(),
             kind => format!("{} of cluster {}", kind.name(), self.cluster),
         }
     }
@@ -177,6 +179,8 @@ enum ProcessKind {
     Api,
     Node,
     Issuers,
+    External,
+    Ports,
 }
 
 impl ProcessKind {
@@ -185,13 +189,15 @@ impl ProcessKind {
             Self::Api => "apiserver",
             Self::Node => "node",
             Self::Issuers => "issuers",
+            Self::External => "external",
+            Self::Ports => "ports",
         }
     }
 }
 
 fn make(launcher: &mut UnixStream) -> Result<LabInit, Box<dyn std::error::Error>> {
     end_with_parent()?;
-    let (message, listeners) = handover::receive(launcher)?;
+    let (message, mut listeners) = handover::receive(launcher)?;
     let InitRequest::Make { directory, topology } = serde_json::from_slice(&message)? else {
         return Err("the launcher's first message is not a request to create a lab".into());
     };
@@ -205,6 +211,7 @@ fn make(launcher: &mut UnixStream) -> Result<LabInit, Box<dyn std::error::Error>
         })?;
     }
     let directory = LabDirectory::at(directory);
+    let ports = listeners.split_off(topology.clusters.len().min(listeners.len()));
     let lab = LabInit {
         directory,
         topology: *topology,
@@ -218,7 +225,13 @@ fn make(launcher: &mut UnixStream) -> Result<LabInit, Box<dyn std::error::Error>
         lab.start(index, ProcessKind::Node, None)?;
     }
     if !lab.topology.issuers.is_empty() {
-        lab.start_issuers()?;
+        lab.start_on_bridge(ProcessKind::Issuers, Stdio::null())?;
+    }
+    if !lab.topology.external.is_empty() {
+        lab.start_on_bridge(ProcessKind::External, Stdio::null())?;
+    }
+    if !ports.is_empty() {
+        lab.start_ports(&ports)?;
     }
     Ok(lab)
 }
@@ -246,20 +259,30 @@ impl LabInit {
         Ok(())
     }
 
-    /// Starts the server of issuers in the network of the bridge, which no cluster is in.
-    fn start_issuers(&self) -> Result<(), Box<dyn std::error::Error>> {
-        let log = File::options().create(true).append(true).open(self.directory.path().join(issuers::LOG))?;
+    /// Starts a process of the whole lab in the network of the bridge, which no cluster is in.
+    fn start_on_bridge(&self, kind: ProcessKind, input: Stdio) -> Result<(), Box<dyn std::error::Error>> {
+        let started = ClusterProcess { cluster: String::new(), kind, expected: false };
+        let log = File::options().create(true).append(true).open(self.log_of(&started))?;
         let mut command = Command::new(SELF);
-        command.arg("lab-issuers").arg("--directory").arg(self.directory.path());
-        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        let started = ClusterProcess { cluster: String::new(), kind: ProcessKind::Issuers, expected: false };
+        command.arg(format!("lab-{}", kind.name())).arg("--directory").arg(self.directory.path());
+        let child = command.stdin(input).stdout(log.try_clone()?).stderr(log).spawn()?;
         self.processes().insert(i32::try_from(child.id())?, started);
         Ok(())
+    }
+
+    /// Starts the process that accepts connections for ingress gateways, with its listeners.
+    fn start_ports(&self, listeners: &[OwnedFd]) -> Result<(), Box<dyn std::error::Error>> {
+        let (mut ours, theirs) = UnixStream::pair()?;
+        self.start_on_bridge(ProcessKind::Ports, Stdio::from(OwnedFd::from(theirs)))?;
+        let files: Vec<_> = listeners.iter().map(OwnedFd::as_fd).collect();
+        Ok(handover::send(&mut ours, b"", &files)?)
     }
 
     fn log_of(&self, process: &ClusterProcess) -> PathBuf {
         match process.kind {
             ProcessKind::Issuers => self.directory.path().join(issuers::LOG),
+            ProcessKind::External => self.directory.path().join(outside::LOG),
+            ProcessKind::Ports => self.directory.path().join("ports.log"),
             kind => self.directory.cluster(&process.cluster).join(format!("{}.log", kind.name())),
         }
     }

@@ -1,7 +1,8 @@
 //! The installation of a lab's cluster, from the topology.
 
 use crate::orchestration::authorities::MeshAuthorities;
-use crate::topology::{Cluster, Topology};
+use crate::topology::{Cluster, ClusterGateway, ClusterGatewayPort, Topology};
+use install::gateways::{Gateway, GatewayKind, GatewayPort};
 use install::{ControlPlane, Images, Installation, KeyServers};
 use ipnet::IpNet;
 
@@ -33,6 +34,7 @@ pub fn of(
         images: Images::default(),
         gateway_address: Some(cluster.gateway()),
         expose_gateway_health: false,
+        gateways: gateways(cluster),
         proxy_container: topology.mesh.proxy_container.clone(),
         roots_pem: authorities.roots_pem().to_owned(),
         controller_issuer_pem: authorities.issuer_pem_of(cluster.primary()),
@@ -44,6 +46,18 @@ pub fn of(
         mesh_config: mesh_config(topology),
         injected_namespaces: injected_namespaces(topology, cluster),
     }
+}
+
+fn gateways(cluster: &Cluster) -> Vec<Gateway> {
+    let port =
+        |port: &ClusterGatewayPort| GatewayPort { name: port.name.clone(), port: port.port, target: port.target_port };
+    let gateway = |(kind, gateway): (GatewayKind, &ClusterGateway)| Gateway {
+        kind,
+        namespace: gateway.namespace.clone(),
+        ports: gateway.ports.iter().map(port).collect(),
+        address: (kind == GatewayKind::Ingress).then(|| cluster.ingress_address()),
+    };
+    cluster.gateways().map(gateway).collect()
 }
 
 fn mesh_config(topology: &Topology) -> serde_json::Map<String, serde_json::Value> {

@@ -12,13 +12,16 @@ use std::time::{Duration, Instant};
 
 use install::client_error;
 use install::components::GATEWAY_PORT;
+use install::gateways::GatewayKind;
 use k8s_openapi::jiff::Timestamp;
 
 use super::cluster::NODE_SOCKET;
+use super::host_ports::{self, HostPortError};
 use super::init::{InitReport, InitRequest};
 use super::issuers::{self, IssuersError};
 use super::keys::{ClusterKeys, KeysError, merged};
-use super::state::{ClusterRecord, LabDirectory, LabName, LabRecord, LabState, StateError, start_of};
+use super::outside::{self, OutsideError};
+use super::state::{ClusterRecord, LabDirectory, LabName, LabRecord, LabState, PortRecord, StateError, start_of};
 use super::{control, handover, init};
 use crate::timestamp;
 use crate::topology::{Cluster, Diagnostic, Topology};
@@ -47,6 +50,12 @@ pub enum LauncherError {
     /// The keys of the issuers cannot be generated.
     #[error(transparent)]
     Issuers(#[from] IssuersError),
+    /// The certificates of the mesh's edges cannot be made.
+    #[error(transparent)]
+    Outside(#[from] OutsideError),
+    /// A port of this machine is not available.
+    #[error(transparent)]
+    HostPort(#[from] HostPortError),
     /// A system call failed.
     #[error("cannot {action}: {}", client_error::system(.source))]
     Io {
@@ -160,7 +169,9 @@ impl RunningLab {
             clusters.push(record);
             listeners.push(listener);
         }
+        listeners.extend(ingress_ports(&topology, &mut clusters)?);
         let issuers_authority = issuers::create(directory, &topology.issuers)?;
+        outside::create(directory, &topology)?;
         directory.write("kubeconfig", merged(&kubeconfigs).as_bytes())?;
         directory.write("topology.json", &serde_json::to_vec(&topology).unwrap_or_default())?;
         let pid = std::process::id();
@@ -308,7 +319,25 @@ fn record_of(directory: &LabDirectory, cluster: &Cluster, api: SocketAddr) -> Cl
         server: cluster.server(),
         api: format!("https://{api}"),
         kubeconfig: directory.path().join(format!("{}.kubeconfig", cluster.name)),
+        ports: Vec::new(),
     }
+}
+
+/// Opens the listeners of all ports of ingress gateways, in the order of the topology, and records them.
+fn ingress_ports(topology: &Topology, clusters: &mut [ClusterRecord]) -> Result<Vec<TcpListener>, HostPortError> {
+    let mut listeners = Vec::new();
+    for port in topology.ingress_ports() {
+        let (listener, host) = host_ports::listen(&port)?;
+        listeners.push(listener);
+        clusters[usize::from(port.cluster.index)].ports.push(PortRecord {
+            gateway: format!("{}/{}", port.namespace, GatewayKind::Ingress.name()),
+            name: port.port.name.clone(),
+            port: port.port.port,
+            address: port.address.to_string(),
+            host: host.to_string(),
+        });
+    }
+    Ok(listeners)
 }
 
 /// Reads messages on a thread of its own, until the peer closes the socket.

@@ -71,6 +71,9 @@ pub fn build(topology: &Topology) -> Result<Vec<NetNamespace>, NetworksError> {
             }
         }
     }
+    for address in topology.external_addresses().flat_map(|(_, addresses)| addresses) {
+        outer.add_address(BRIDGE, IpNet::from(address))?;
+    }
     outer.up(BRIDGE)?;
     for (cluster, namespace) in topology.clusters.iter().zip(&namespaces) {
         connect(&mut outer, cluster, namespace)?;

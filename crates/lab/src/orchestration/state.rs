@@ -176,6 +176,25 @@ pub struct ClusterRecord {
     pub api: String,
     /// Path of the kubeconfig.
     pub kubeconfig: PathBuf,
+    /// Ports of the ingress gateway.
+    #[serde(default)]
+    pub ports: Vec<PortRecord>,
+}
+
+/// A port of a cluster's ingress gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortRecord {
+    /// Namespace and name of the gateway.
+    pub gateway: String,
+    /// Name of the port.
+    pub name: String,
+    /// Port of the Service.
+    pub port: u16,
+    /// LoadBalancer address and port, for other clusters of the lab.
+    pub address: String,
+    /// Address and port on this machine.
+    pub host: String,
 }
 
 impl LabRecord {
@@ -349,6 +368,7 @@ mod tests {
             server: "https://203.0.113.1:6443".into(),
             api: "https://127.0.0.1:1".into(),
             kubeconfig: "/kubeconfig".into(),
+            ports: Vec::new(),
         }
     }
 

@@ -17,6 +17,8 @@ pub const API_PORT: u16 = 6443;
 
 /// Host of the issuers of tokens on the bridge, after the LoadBalancer addresses of nine clusters.
 const ISSUERS_HOST: u8 = 100;
+/// Host of the first server outside of the mesh on the bridge.
+const EXTERNAL_HOST: u8 = 101;
 
 /// An IP family, by its name in `Service.spec.ipFamilies`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -104,6 +106,12 @@ impl IpFamily {
     #[must_use]
     pub fn issuers(self) -> IpNet {
         self.on_bridge(ISSUERS_HOST)
+    }
+
+    /// Returns the address of a server outside of the mesh on the bridge between clusters, by its index.
+    #[must_use]
+    pub fn external(self, index: u8) -> IpNet {
+        self.on_bridge(EXTERNAL_HOST + index)
     }
 
     /// Returns the address of a cluster on the link between the clusters of one network, with the link's prefix.
@@ -231,6 +239,12 @@ impl Cluster {
     #[must_use]
     pub fn gateway(&self) -> IpAddr {
         self.first_family().on_bridge(10 * (self.index + 1)).addr()
+    }
+
+    /// Returns the address of the cluster's ingress gateway, of the cluster's first family.
+    #[must_use]
+    pub fn ingress_address(&self) -> IpAddr {
+        self.first_family().on_bridge(10 * (self.index + 1) + 1).addr()
     }
 
     /// Returns the cluster's address of a family on the link between the clusters of its network.

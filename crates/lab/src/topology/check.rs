@@ -1,5 +1,6 @@
 //! Conversion of a parsed file to a topology in which every reference resolves.
 
+mod edges;
 mod issuers;
 mod links;
 mod names;
@@ -13,6 +14,7 @@ use serde_saphyr::Spanned;
 use super::diagnostic::{Problem, with_nearest};
 use super::file;
 use super::model::{Cluster, MAX_CLUSTERS, Mesh, Network, Role, Topology};
+use edges::{certificates, external, gateway, host_ports};
 use issuers::issuers;
 use links::links;
 use names::{CheckResult, label, or_none};
@@ -44,6 +46,8 @@ pub(super) fn check(path: &Path, raw: file::TopologyFile) -> CheckResult<Topolog
     let manifests = manifests(path, &raw.spec.manifests, &clusters)?;
     let exports = exports(&raw.spec.exports, &clusters, &workloads, !manifests.is_empty())?;
     let issuers = issuers(&raw.spec.issuers)?;
+    let external = external(&raw.spec.external, &issuers)?;
+    let certificates = certificates(&raw.spec.certificates, &clusters)?;
     Ok(Topology {
         name,
         path: path.to_owned(),
@@ -54,6 +58,8 @@ pub(super) fn check(path: &Path, raw: file::TopologyFile) -> CheckResult<Topolog
         workloads,
         exports,
         issuers,
+        external,
+        certificates,
         manifests,
     })
 }
@@ -141,9 +147,24 @@ fn clusters(
         let zones = zones(&region, cluster.value.zones.as_deref())?;
         let secrets_of = secrets_of(&cluster.value, &names)?;
         let index = u8::try_from(index).expect("bounded by the most clusters of a lab");
-        clusters.push(Cluster { name, index, role, network, ip_families, pod_cidrs, region, zones, secrets_of });
+        let ingress_gateway = gateway(cluster.value.ingress_gateway.as_ref(), true)?;
+        let egress_gateway = gateway(cluster.value.egress_gateway.as_ref(), false)?;
+        clusters.push(Cluster {
+            name,
+            index,
+            role,
+            network,
+            ip_families,
+            pod_cidrs,
+            region,
+            zones,
+            secrets_of,
+            ingress_gateway,
+            egress_gateway,
+        });
     }
     joined(raw, &clusters)?;
+    host_ports(raw, &clusters)?;
     for cluster in clusters.clone() {
         if let Role::Remote { primary } = &cluster.role {
             let primary = clusters.iter_mut().find(|other| other.name == *primary).expect("checked by role()");

@@ -2,8 +2,11 @@
 //!
 //! Parsing checks only types; [`super::check`] converts the result to a [`super::Topology`].
 
+mod edges;
+
 use std::collections::BTreeMap;
 
+pub use edges::{CertificateEntry, ExternalEntry, ExternalPortEntry, GatewayEntry, GatewayPortEntry, GatewaySettings};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -58,6 +61,12 @@ pub struct TopologySpec {
     /// Issuers of tokens that the lab serves.
     #[serde(default)]
     pub issuers: Vec<Spanned<IssuerEntry>>,
+    /// Servers outside of the mesh.
+    #[serde(default)]
+    pub external: Vec<Spanned<ExternalEntry>>,
+    /// Certificates of the servers of gateways.
+    #[serde(default)]
+    pub certificates: Vec<Spanned<CertificateEntry>>,
     /// Manifests to apply.
     #[serde(default)]
     pub manifests: Vec<Spanned<ManifestEntry>>,
@@ -133,6 +142,10 @@ pub struct ClusterEntry {
     /// Other primaries whose remote secret this primary holds, in addition to its remotes.
     #[serde(default)]
     pub secrets_of: Vec<Spanned<String>>,
+    /// Whether the cluster has an ingress gateway. Default false.
+    pub ingress_gateway: Option<Spanned<GatewayEntry>>,
+    /// Whether the cluster has an egress gateway. Default false.
+    pub egress_gateway: Option<Spanned<GatewayEntry>>,
 }
 
 /// An entry of `spec.workloads`.

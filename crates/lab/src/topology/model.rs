@@ -1,9 +1,12 @@
 //! A topology in which every reference resolves.
 
+mod edges;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use edges::{ClusterGateway, ClusterGatewayPort, External, ExternalPort, GatewayCertificate, IngressPort};
 use serde::{Deserialize, Serialize};
 
 use super::addresses::IpFamily;
@@ -33,6 +36,10 @@ pub struct Topology {
     pub exports: Vec<Export>,
     /// Issuers of tokens that the lab serves.
     pub issuers: Vec<TokenIssuer>,
+    /// Servers outside of the mesh. Their addresses depend on their index.
+    pub external: Vec<External>,
+    /// Certificates of the servers of gateways.
+    pub certificates: Vec<GatewayCertificate>,
     /// Manifests to apply when the mesh is up.
     pub manifests: Vec<Manifest>,
 }
@@ -90,7 +97,7 @@ pub struct Delay {
 }
 
 /// A cluster.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cluster {
     /// Name of the cluster, a DNS label.
@@ -113,6 +120,12 @@ pub struct Cluster {
     pub zones: Vec<String>,
     /// Clusters whose remote secret the cluster holds.
     pub secrets_of: Vec<String>,
+    /// The gateway for traffic into the mesh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress_gateway: Option<ClusterGateway>,
+    /// The gateway for traffic out of the mesh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress_gateway: Option<ClusterGateway>,
 }
 
 /// The role of a cluster.

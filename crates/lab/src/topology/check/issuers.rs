@@ -1,20 +1,14 @@
 //! Issuers of tokens: their host names and algorithms.
 
-use api::names::is_dns_label;
 use serde_saphyr::Spanned;
 
 use super::super::diagnostic::{Problem, with_nearest};
 use super::super::file;
 use super::super::model::{TokenAlgorithm, TokenIssuer};
-use super::names::CheckResult;
+use super::names::{CheckResult, outside_host};
 
 /// Most issuers of a lab.
 const MAX_ISSUERS: usize = 16;
-/// Longest host name (RFC 1035 §2.3.4).
-const MAX_HOST: usize = 253;
-/// The domain of the clusters, whose names are those of Services and pods.
-const CLUSTER_DOMAIN: &str = "cluster.local";
-
 /// Returns the issuers, each host once.
 pub(super) fn issuers(raw: &[Spanned<file::IssuerEntry>]) -> CheckResult<Vec<TokenIssuer>> {
     if let Some(extra) = raw.get(MAX_ISSUERS) {
@@ -23,7 +17,7 @@ pub(super) fn issuers(raw: &[Spanned<file::IssuerEntry>]) -> CheckResult<Vec<Tok
     }
     let mut issuers: Vec<TokenIssuer> = Vec::new();
     for entry in raw {
-        let host = host(&entry.value.host)?;
+        let host = outside_host(&entry.value.host, "issuer")?;
         if issuers.iter().any(|other| other.host == host) {
             return Err(Problem::new(entry.referenced, format!("issuer \"{host}\" is listed twice"))
                 .hint("remove one of them: an issuer has one algorithm"));
@@ -32,23 +26,6 @@ pub(super) fn issuers(raw: &[Spanned<file::IssuerEntry>]) -> CheckResult<Vec<Tok
         issuers.push(TokenIssuer { host, algorithm });
     }
     Ok(issuers)
-}
-
-/// Checks a host name outside of the clusters: labels with dots between them.
-fn host(raw: &Spanned<String>) -> CheckResult<String> {
-    let text = &raw.value;
-    let labels: Vec<&str> = text.split('.').collect();
-    let is_name = labels.len() > 1 && text.len() <= MAX_HOST && labels.iter().all(|label| is_dns_label(label));
-    let is_address = labels.iter().all(|label| label.bytes().all(|byte| byte.is_ascii_digit()));
-    if !is_name || is_address {
-        return Err(Problem::new(raw.referenced, format!("\"{text}\" is not the host name of an issuer"))
-            .hint("a name in lower case with at least one dot, without scheme and path, such as auth.example.com"));
-    }
-    if text.ends_with(&format!(".{CLUSTER_DOMAIN}")) || text == CLUSTER_DOMAIN {
-        return Err(Problem::new(raw.referenced, format!("issuer \"{text}\" has the name of a Service"))
-            .hint(format!("choose a name outside of {CLUSTER_DOMAIN}, such as auth.example.com")));
-    }
-    Ok(text.clone())
 }
 
 fn algorithm(raw: &Spanned<String>) -> CheckResult<TokenAlgorithm> {

@@ -172,7 +172,7 @@ fn clusters_of<'a>(workload: &Spanned<file::WorkloadEntry>, clusters: &'a [Clust
     }
 }
 
-fn cluster_named<'a>(name: &Spanned<String>, clusters: &'a [Cluster]) -> CheckResult<&'a Cluster> {
+pub(super) fn cluster_named<'a>(name: &Spanned<String>, clusters: &'a [Cluster]) -> CheckResult<&'a Cluster> {
     clusters.iter().find(|cluster| cluster.name == name.value).ok_or_else(|| {
         let known: Vec<&str> = clusters.iter().map(|cluster| cluster.name.as_str()).collect();
         Problem::new(name.referenced, format!("unknown cluster \"{}\"", name.value)).hint(with_nearest(
