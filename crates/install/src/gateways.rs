@@ -16,6 +16,9 @@ use crate::settings::Installation;
 
 /// Name of the Role and of its binding, by which the controller reads the Secrets of a namespace with a gateway.
 pub const CREDENTIAL_READER: &str = "isthmus-gateway-credentials";
+/// The Secrets that a gateway mounts if they exist, with the suffixes of their names: certificates for servers and for TLS that
+/// it originates, and authorities of clients and servers. Names and paths are those of Istio's gateways.
+const CERTIFICATE_SECRETS: [&str; 2] = ["certs", "ca-certs"];
 /// Lowest port that a process without privileges may bind.
 const UNPRIVILEGED: u16 = 1024;
 
@@ -149,10 +152,6 @@ fn components(of: &Installation, gateway: &Gateway) -> [Value; 3] {
         exposed(gateway, service(namespace, name, &labels, &selector, service_ports(gateway))),
     ]
 }
-
-/// The Secrets that a gateway mounts if they exist, with the suffixes of their names: certificates for servers and for TLS that
-/// it originates, and authorities of clients and servers. Names and paths are those of Istio's gateways.
-const CERTIFICATE_SECRETS: [&str; 2] = ["certs", "ca-certs"];
 
 fn certificate_volumes(kind: GatewayKind) -> Vec<Value> {
     let volume = |suffix: &str| {
