@@ -15,6 +15,8 @@ use super::template::{
 
 /// The name of the container.
 const CONTAINER: &str = "istio-proxy";
+/// The beginning of a warning of the settings of proxies in front of a gateway, which the controller compiles.
+const TOPOLOGY: &str = "proxy.istio.io/config: gatewayTopology:";
 /// The image that stands for that of the template.
 const AUTO: &str = "auto";
 /// The port of metrics. A gateway has no application whose metrics could be merged.
@@ -86,9 +88,9 @@ impl Injector {
     }
 }
 
-/// Warns of annotations about the capture of traffic: a gateway has none.
+/// Replaces the warnings of what differs from a sidecar: nothing is captured, and `gatewayTopology` has effect.
 fn warn_of_capture(settings: &mut Settings, annotations: &Value) {
-    settings.warnings.retain(|warning| !warning.starts_with(TRAFFIC));
+    settings.warnings.retain(|warning| !warning.starts_with(TRAFFIC) && !warning.starts_with(TOPOLOGY));
     let names = annotations.as_object().into_iter().flat_map(Map::keys).filter(|name| name.starts_with(TRAFFIC));
     settings
         .warnings

@@ -199,7 +199,8 @@ fn a_gateway_without_a_container_gets_it_and_is_warned_of_capture() {
     let mut bare = gateway_pod();
     bare["spec"] = json!({"containers": [{"name": "helper"}]});
     bare["metadata"]["annotations"]["traffic.sidecar.istio.io/includeInboundPorts"] = json!("80");
-    bare["metadata"]["annotations"]["proxy.istio.io/config"] = json!("concurrency: 3");
+    bare["metadata"]["annotations"]["proxy.istio.io/config"] =
+        json!("{concurrency: 3, gatewayTopology: {numTrustedProxies: 1}}");
     let patch = injector().gateway_patch(&bare, &east()).unwrap();
     assert_eq!(patch.warnings.len(), 1, "{:?}", patch.warnings);
     let pod = patched(bare, &patch.operations);
