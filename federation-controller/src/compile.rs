@@ -8,6 +8,7 @@
 //!   compact form; [`export`] decides which services other clusters may use.
 //! - [`entry`] compiles the services of ServiceEntries.
 //! - [`workload`] and [`policies`] compile the configuration of a pod's own proxy.
+//! - [`scope`] compiles Sidecars: what a proxy sees of the mesh, and the ports of its application.
 //! - [`rules`] compiles the routes, policies and subsets of a host.
 //! - [`gateway`] and [`mesh`] compile networks and mesh-wide settings.
 //! - [`resource`] has the resource and its audience.
@@ -30,6 +31,7 @@ mod mesh;
 pub mod policies;
 pub mod resource;
 mod rules;
+mod scope;
 pub mod service;
 #[cfg(test)]
 mod tests;

@@ -33,6 +33,7 @@ mod rule_changes;
 mod rule_notices;
 pub mod rules;
 mod service_rule_changes;
+mod sidecar_notices;
 mod without_effect;
 
 pub use cluster::{Affected, ClusterInventory, PodSelector};

@@ -29,7 +29,7 @@ use crate::discovery::Shared;
 use crate::inventory::{Inventory, RuleState};
 use crate::objects::{
     AuthorizationPolicy, DestinationRule, HttpRouteGroup, Key, Kind, PeerAuthentication, Record, RequestAuthentication,
-    RuleProblem, ServiceEntry, ServiceProfile, TrafficSplit, VirtualService, WorkloadEntry,
+    RuleProblem, ServiceEntry, ServiceProfile, Sidecar, TrafficSplit, VirtualService, WorkloadEntry,
 };
 
 /// How often the states of rules are looked at.
@@ -153,6 +153,7 @@ async fn write(client: Client, of: &StatusOf) -> Result<(), Trouble> {
         Kind::PeerAuthentication => resource::<PeerAuthentication>(),
         Kind::RequestAuthentication => resource::<RequestAuthentication>(),
         Kind::ServiceEntry => resource::<ServiceEntry>(),
+        Kind::Sidecar => resource::<Sidecar>(),
         Kind::WorkloadEntry => resource::<WorkloadEntry>(),
         Kind::TrafficSplit => resource::<TrafficSplit>(),
         Kind::HttpRouteGroup => resource::<HttpRouteGroup>(),

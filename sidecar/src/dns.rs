@@ -63,6 +63,9 @@ impl Names {
         if service.headless && service.endpoints.is_none() {
             return None;
         }
+        if !self.published.newest().knows(&service) {
+            return Some(Answer::NotInMesh);
+        }
         self.published.mark_used([&service.hostname]);
         Some(name.answer(&service, query.record_type(), &self.pod))
     }
@@ -71,6 +74,8 @@ impl Names {
     async fn answer(&self, query: &Query) -> Answer {
         let Some(name) = self.mesh_name(query) else { return Answer::NotInMesh };
         match self.service(&name.service).await {
+            // As if it were not in the mesh: another server may know its name.
+            Some(service) if !self.published.newest().knows(&service) => Answer::NotInMesh,
             Some(service) => name.answer(&service, query.record_type(), &self.pod),
             None => Answer::NotInMesh,
         }

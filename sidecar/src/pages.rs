@@ -126,7 +126,7 @@ fn config(snapshot: &MeshSnapshot) -> Value {
     let timeouts = snapshot.settings.connect_timeouts(true);
     json!({
         "meshId": &*snapshot.settings.mesh_id,
-        "outboundPolicy": snapshot.settings.outbound_policy.as_str(),
+        "outboundPolicy": snapshot.outbound_policy().as_str(),
         "connectTimeoutMs": timeouts.direct.as_millis() as u64,
         "gatewayConnectTimeoutMs": timeouts.through_gateway.as_millis() as u64,
         "workload": own.map(|own| json!({

@@ -309,9 +309,9 @@ async fn reviewed_at(caller: &Caller, path: &str, group: &str, kind: &str, objec
 async fn an_object_without_effect_is_admitted_with_a_warning() {
     let caller = Caller::new().await;
     let named = |name: &str| json!({"metadata": {"name": name, "namespace": "shop"}});
-    let policy = validated(&caller, "networking.istio.io", "Sidecar", named("external")).await;
+    let policy = validated(&caller, "telemetry.istio.io", "Telemetry", named("external")).await;
     let warning = policy["warnings"][0].as_str().unwrap();
-    assert!(warning.starts_with("Sidecar shop/external has no effect"), "{warning}");
+    assert!(warning.starts_with("Telemetry shop/external has no effect"), "{warning}");
 
     let mut rule = named("reviews");
     rule["spec"] = json!({"host": "reviews", "trafficPolicy": {"outlierDetection": {"minRequestVolume": 10}}});

@@ -20,11 +20,6 @@ pub struct KindWithoutEffect {
 /// The kinds without effect.
 pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
     networking(
-        "Sidecar",
-        "sidecars",
-        "proxies subscribe to the services that they use; set outboundTrafficPolicy in the mesh settings",
-    ),
-    networking(
         "EnvoyFilter",
         "envoyfilters",
         "no proxy is Envoy; use a VirtualService (routes, retries, faults, headers) or a DestinationRule (connections, TLS)",
