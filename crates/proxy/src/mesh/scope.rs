@@ -1,7 +1,7 @@
 //! The scope of the own workload: which services and routes its Sidecar lets the proxy see.
 //!
-//! What is not in the scope is as if it were not in the mesh. A scope narrows what lookups return; nothing is sent for it beyond what
-//! the application uses.
+//! What is not in the scope is as if it were not in the mesh. A scope narrows what lookups return; nothing is sent for
+//! it beyond what the application uses.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,6 +11,9 @@ use wire::discovery as message;
 use super::convert::{Result, port_number};
 use super::model::Service;
 use super::snapshot::OutboundPolicy;
+
+/// The number of services that are requested before their first use.
+const MAX_PREFETCHED: usize = 256;
 
 /// What the own workload's Sidecar lets the proxy see.
 #[derive(Debug, Default, PartialEq)]
@@ -105,9 +108,11 @@ impl Scope {
         self.listeners().any(|hosts| hosts.include(namespace, hostname))
     }
 
-    /// Returns the hosts that are listed by their full names.
-    pub(super) fn listed(&self) -> impl Iterator<Item = &str> {
-        self.listeners().flat_map(|hosts| hosts.included.0.values()).flat_map(|of| of.exact.iter().map(|host| &**host))
+    /// Returns the hosts whose services are requested before their first use, and kept: those that are listed by their
+    /// full names.
+    pub(super) fn prefetched(&self) -> impl Iterator<Item = &str> {
+        let listed = self.listeners().flat_map(|hosts| hosts.included.0.values());
+        listed.flat_map(|of| of.exact.iter().map(|host| &**host)).take(MAX_PREFETCHED)
     }
 
     fn listeners(&self) -> impl Iterator<Item = &Hosts> {
@@ -203,7 +208,7 @@ mod tests {
         ] {
             assert_eq!(scope.names(&service(hostname, namespace)), expected, "{namespace}/{hostname}");
         }
-        assert_eq!(scope.listed().collect::<Vec<_>>(), ["a.bank.svc.cluster.local"]);
+        assert_eq!(scope.prefetched().collect::<Vec<_>>(), ["a.bank.svc.cluster.local"]);
     }
 
     #[test]
