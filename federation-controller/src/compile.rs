@@ -9,6 +9,7 @@
 //! - [`entry`] compiles the services of ServiceEntries.
 //! - [`workload`] and [`policies`] compile the configuration of a pod's own proxy.
 //! - [`listeners`] compiles what ingress and egress gateways listen on.
+//! - [`scope`] compiles Sidecars: what a proxy sees of the mesh, and the ports of its application.
 //! - [`rules`] compiles the routes, policies and subsets of a host.
 //! - [`gateway`] and [`mesh`] compile networks and mesh-wide settings.
 //! - [`resource`] has the resource and its audience.
@@ -32,6 +33,7 @@ mod mesh;
 pub mod policies;
 pub mod resource;
 pub(crate) mod rules;
+mod scope;
 pub mod service;
 #[cfg(test)]
 mod tests;

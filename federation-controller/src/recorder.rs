@@ -21,8 +21,9 @@ use crate::clusters::Clusters;
 use crate::clusters::trouble::{self, Trouble};
 use crate::inventory::{NoticedKind, ObjectNotice};
 use crate::objects::{
-    AuthorizationPolicy, DestinationRule, Export, Gateway, HttpRouteGroup, Kind, PeerAuthentication, Record,
-    RequestAuthentication, Service, ServiceEntry, ServiceProfile, Text, TrafficSplit, VirtualService, WorkloadEntry,
+    AuthorizationPolicy, DestinationRule, Export, Gateway, HttpRouteGroup, Kind, PeerAuthentication, ProxyConfig,
+    Record, RequestAuthentication, Service, ServiceEntry, ServiceProfile, Sidecar, Text, TrafficSplit, VirtualService,
+    WorkloadEntry,
 };
 use crate::pipeline::State;
 
@@ -133,6 +134,8 @@ async fn write(client: Client, notice: &ObjectNotice) -> Result<(), Trouble> {
         NoticedKind::Watched(Kind::PeerAuthentication) => resource::<PeerAuthentication>(),
         NoticedKind::Watched(Kind::RequestAuthentication) => resource::<RequestAuthentication>(),
         NoticedKind::Watched(Kind::ServiceEntry) => resource::<ServiceEntry>(),
+        NoticedKind::Watched(Kind::Sidecar) => resource::<Sidecar>(),
+        NoticedKind::Watched(Kind::ProxyConfig) => resource::<ProxyConfig>(),
         NoticedKind::Watched(Kind::WorkloadEntry) => resource::<WorkloadEntry>(),
         NoticedKind::Annotated | NoticedKind::Watched(_) => resource::<Service>(),
     };
@@ -230,7 +233,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_object_without_effect_has_an_event_at_once() {
-        let kind = api::compatibility::kinds::find("networking.istio.io", "Sidecar").unwrap();
+        let kind = api::compatibility::kinds::find("telemetry.istio.io", "Telemetry").unwrap();
         let notice = ObjectNotice {
             cluster: "west".into(),
             kind: NoticedKind::WithoutEffect(kind),
@@ -240,12 +243,12 @@ mod tests {
         let due = Ledger::default().due([notice.clone()].into(), Instant::now());
         assert_eq!(due, std::slice::from_ref(&notice));
         let west = Fake::start("t").await;
-        const ENTRIES: &str = "/apis/networking.istio.io/v1/sidecars";
-        west.put(ENTRIES, json!({"metadata": {"name": "issuer", "namespace": "shop", "uid": "u2"}}));
+        const TELEMETRIES: &str = "/apis/telemetry.istio.io/v1/telemetries";
+        west.put(TELEMETRIES, json!({"metadata": {"name": "issuer", "namespace": "shop", "uid": "u2"}}));
         write(west.client("t").await, &notice).await.unwrap();
         let event = west.get(EVENTS, "shop", &name(&notice, "u2")).unwrap();
         assert_eq!((&event["type"], &event["reason"]), (&json!("Warning"), &json!("NoEffect")));
-        assert_eq!(event["involvedObject"]["apiVersion"], "networking.istio.io/v1");
+        assert_eq!(event["involvedObject"]["apiVersion"], "telemetry.istio.io/v1");
         assert!(event["message"].as_str().unwrap().contains("has no effect"));
     }
 

@@ -182,13 +182,14 @@ async fn relay(
     metrics: Rc<ServiceMetrics>,
     worker: &Rc<Worker>,
 ) -> Result<(), Failure> {
-    let destination = downstream.destination;
+    let socket = worker.view.snapshot().application(downstream.destination);
     let mut log = worker.telemetry.log.begin(&worker.view.snapshot().settings.log);
     if let Some(log) = &mut log {
         downstream.log_inbound(log);
+        log.upstream_host = socket.address();
     }
     let opened = match authorize_connection(&downstream, worker).await {
-        Ok(()) => application::connect(destination, &downstream.admitted, worker.mark).await,
+        Ok(()) => application::connect(&socket, &downstream.admitted, worker.mark).await,
         Err(denied) => Err(denied),
     };
     let opened = match opened {

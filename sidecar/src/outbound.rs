@@ -36,8 +36,8 @@ pub async fn serve(stream: TcpStream, client: SocketAddr, admitted: Admitted, ca
 async fn carry(stream: TcpStream, client: SocketAddr, admitted: Admitted, captured: &Captured) -> Result<(), Failure> {
     let worker = &captured.worker;
     let downstream = Downstream::plaintext(client, captured.destination(&stream)?, admitted);
-    let found = worker.view.by_address(downstream.destination).await;
-    let destination = destination(downstream.destination, &found, worker);
+    let found = worker.view.reached_at(downstream.destination).await;
+    let destination = destination(downstream.destination, &found, worker).await;
     let mut io = Io::from(stream);
     let detected = match destination.protocol {
         Protocol::Tcp => Detected::Opaque,
@@ -59,7 +59,7 @@ async fn carry(stream: TcpStream, client: SocketAddr, admitted: Admitted, captur
     };
     let named = match detected {
         Detected::Opaque
-            if !destination.cluster.is_service()
+            if destination.is_outside()
                 && io.prefix().first() == Some(&TLS_HANDSHAKE)
                 && worker.view.snapshot().settings.entries =>
         {
@@ -80,7 +80,7 @@ async fn carry(stream: TcpStream, client: SocketAddr, admitted: Admitted, captur
 }
 
 /// Returns the destination that an address leads to.
-fn destination(address: SocketAddr, found: &Lookup<AddressMatch>, worker: &Worker) -> Destination {
+async fn destination(address: SocketAddr, found: &Lookup<AddressMatch>, worker: &Worker) -> Destination {
     match found {
         Lookup::Found(found) if found.service.port(found.port).is_some() => {
             return Destination::at(&found.service, found.port, found.endpoint.clone(), address, worker);
@@ -92,9 +92,12 @@ fn destination(address: SocketAddr, found: &Lookup<AddressMatch>, worker: &Worke
         Lookup::Found(_) | Lookup::Absent => {}
     }
     // Even if unknown destinations are not allowed, a request's host may name a service.
-    let cluster = match worker.view.snapshot().settings.outbound_policy {
-        OutboundPolicy::AllowAny => passthrough(address),
-        OutboundPolicy::RegistryOnly => UpstreamCluster::black_hole(address),
+    let snapshot = worker.view.snapshot();
+    let proxy = snapshot.scope.as_ref().and_then(|scope| scope.egress_proxy.as_ref());
+    let cluster = match (snapshot.outbound_policy(), proxy) {
+        (OutboundPolicy::AllowAny, None) => passthrough(address),
+        (OutboundPolicy::AllowAny, Some(proxy)) => return Destination::through(proxy, address, worker).await,
+        (OutboundPolicy::RegistryOnly, _) => UpstreamCluster::black_hole(address),
     };
     Destination::external(cluster, detect::undeclared(address.port()), worker)
 }

@@ -1,10 +1,11 @@
-//! Istio's routing (`networking.istio.io`): [`VirtualService`], [`DestinationRule`], [`Gateway`], [`ServiceEntry`] and
-//! [`WorkloadEntry`].
+//! Istio's routing (`networking.istio.io`): [`VirtualService`], [`DestinationRule`], [`Gateway`], [`ServiceEntry`],
+//! [`WorkloadEntry`] and [`Sidecar`].
 //!
 //! - [`virtual_service`], [`http_route`], [`http_match`]: which requests and connections go where.
 //! - [`destination_rule`], [`traffic_policy`], [`load_balancer`]: subsets of a host, and the policies of connections to it.
 //! - [`service_entry`]: services and workloads outside of Kubernetes.
 //! - [`gateway`]: what ingress and egress gateways listen on, and what east-west gateways export.
+//! - [`sidecar`]: what of the mesh a workload's proxy sees. [`proxy_config`]: settings of injected proxies.
 //! - [`problem`]: what is wrong with an object, which `validate` returns.
 //! - [`re2`]: regular expressions as both have them.
 //!
@@ -19,8 +20,10 @@ pub mod http_route;
 pub(crate) mod json;
 pub mod load_balancer;
 pub mod problem;
+pub mod proxy_config;
 pub mod re2;
 pub mod service_entry;
+pub mod sidecar;
 #[cfg(test)]
 mod tests;
 pub mod traffic_policy;
@@ -30,7 +33,9 @@ pub mod virtual_service;
 pub use destination_rule::{DestinationRule, DestinationRuleSpec};
 pub use gateway::{Gateway, GatewaySpec};
 pub use problem::{Problem, Severity};
+pub use proxy_config::{ProxyConfig, ProxyConfigSpec};
 pub use service_entry::{ServiceEntry, ServiceEntrySpec, WorkloadEntry, WorkloadEntrySpec};
+pub use sidecar::{Sidecar, SidecarSpec};
 pub use virtual_service::{VirtualService, VirtualServiceSpec};
 
 use kube::core::ObjectMeta;
@@ -57,6 +62,8 @@ pub fn validate(group: &str, kind: &str, object: &Value) -> Vec<Problem> {
         (GROUP, "Gateway") => Gateway::from_value(object).validate(),
         (GROUP, "ServiceEntry") => ServiceEntry::from_value(object).validate(),
         (GROUP, "WorkloadEntry") => WorkloadEntry::from_value(object).validate(),
+        (GROUP, "ProxyConfig") => ProxyConfig::from_value(object).validate(),
+        (GROUP, "Sidecar") => Sidecar::from_value(object).validate(),
         _ => Vec::new(),
     }
 }

@@ -20,5 +20,6 @@ pub mod tcp_info;
 
 pub use allocator::Allocator;
 pub use socket::{
-    Connect, Listen, PROXY_MARK, PROXY_UID, connect, connect_to_application, listen, original_destination,
+    Connect, Listen, PROXY_MARK, PROXY_UID, connect, connect_to_application, connect_to_unix_socket, listen,
+    original_destination,
 };

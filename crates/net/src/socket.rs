@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
 mod accept;
@@ -203,6 +203,24 @@ pub async fn connect_to_application(address: SocketAddr, mark: Option<u32>) -> i
         }
         connected => connected,
     }
+}
+
+/// Connects to a Unix socket of the application. The first byte of the path of an abstract socket is `@`.
+///
+/// The stream has the type of TCP streams, which the data path is made of: reading and writing are the same. Its
+/// addresses and the options of TCP are errors.
+///
+/// # Errors
+/// Returns an error if there is no such socket, nothing listens at it, or its queue is full.
+pub fn connect_to_unix_socket(path: &str) -> io::Result<TcpStream> {
+    let address = match path.strip_prefix('@') {
+        Some(name) => SockAddr::unix(format!("\0{name}"))?,
+        None => SockAddr::unix(path)?,
+    };
+    // Such a connection is made at once, or not at all.
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    socket.connect(&address)?;
+    TcpStream::from_std(socket.into())
 }
 
 /// Sets the mark of a socket.

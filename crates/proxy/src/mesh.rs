@@ -14,6 +14,7 @@ mod model;
 mod names;
 mod policies;
 mod routes;
+mod scope;
 mod shared;
 mod snapshot;
 mod store;
@@ -31,10 +32,11 @@ pub use destination::{
 pub use entry::{Entry, NamedEndpoint, Resolution};
 pub use map::SharedMap;
 pub use model::{
-    DirectEndpoint, Endpoint, Export, GatewayAddress, InboundLimits, InboundPort, OwnWorkload, Port, Protocol, Reach,
-    Service, Subset, Summary, WorkloadLabels,
+    ApplicationAddress, ApplicationSocket, DirectEndpoint, Endpoint, Export, GatewayAddress, InboundLimits,
+    InboundPort, OwnWorkload, Port, Protocol, Reach, Service, Subset, Summary, WorkloadLabels,
 };
 pub use names::{Answered, ResolvedNames, resolve as resolve_names};
+pub use scope::{EgressProxy, Scope};
 pub use shared::{ClusterCounter, Connection, SharedCluster};
 pub use snapshot::{AccessLogSettings, AddressBlock, AddressMatch, MeshSettings, MeshSnapshot, OutboundPolicy};
 pub use store::{Applied, MeshStore, Published};

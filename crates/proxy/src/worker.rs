@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use identity::Identity;
 use policy::jwt;
 use runtime::drain::Watch;
 
-use crate::mesh::MeshView;
+use crate::mesh::{ApplicationSocket, MeshView};
 use crate::report::{OwnParty, WorkerTelemetry};
 use crate::upstream::connect::DialOptions;
 use crate::upstream::{OverdueRequests, Pool, UpstreamCluster, UpstreamClusters};
@@ -27,8 +26,8 @@ pub struct Worker {
     pub identity: Identity,
     /// The upstream clusters.
     pub clusters: UpstreamClusters,
-    /// Connections to the own application, by its address.
-    applications: RefCell<HashMap<SocketAddr, Rc<Pool>>>,
+    /// Connections to the own application, by its socket.
+    applications: RefCell<HashMap<ApplicationSocket, Rc<Pool>>>,
     /// Counts mirrored requests that are in progress, one reference each.
     pub mirrors: Rc<()>,
     /// Servers that are being asked about requests.
@@ -90,9 +89,13 @@ impl Worker {
         self.telemetry.own_party(self.view.snapshot().own.as_ref(), self.identity.id().as_str())
     }
 
-    /// Returns the pool of connections to the application at an address.
-    pub fn application(&self, address: SocketAddr) -> Rc<Pool> {
-        self.applications.borrow_mut().entry(address).or_default().clone()
+    /// Returns the pool of connections to a socket of the application.
+    pub fn application(&self, socket: &ApplicationSocket) -> Rc<Pool> {
+        let mut applications = self.applications.borrow_mut();
+        match applications.get(socket) {
+            Some(pool) => pool.clone(),
+            None => applications.entry(socket.clone()).or_default().clone(),
+        }
     }
 
     /// Closes connections that have been idle for long, while the worker lives.

@@ -397,17 +397,17 @@ async fn mesh_settings_are_followed_and_invalid_ones_change_nothing() {
 async fn names_of_objects_without_effect_are_read() {
     let mut run = Run::new().await;
     let west = Arc::clone(&run.west);
-    const ENTRIES: &str = "/apis/networking.istio.io/v1/sidecars";
-    let entries = |event: &Event| match event {
-        Event::WithoutEffect { kind, objects } if kind.kind == "Sidecar" => {
+    const TELEMETRIES: &str = "/apis/telemetry.istio.io/v1/telemetries";
+    let telemetries = |event: &Event| match event {
+        Event::WithoutEffect { kind, objects } if kind.kind == "Telemetry" => {
             Some(objects.iter().map(ToString::to_string).collect::<Vec<_>>())
         }
         _ => None,
     };
-    west.put(ENTRIES, json!({"metadata": {"name": "external", "namespace": "shop"}, "spec": {}}));
-    assert_eq!(run.until("the entry", entries).await.0, ["shop/external"]);
-    west.delete(ENTRIES, "shop", "external");
-    assert!(run.until("no entry", entries).await.0.is_empty());
+    west.put(TELEMETRIES, json!({"metadata": {"name": "external", "namespace": "shop"}, "spec": {}}));
+    assert_eq!(run.until("the object", telemetries).await.0, ["shop/external"]);
+    west.delete(TELEMETRIES, "shop", "external");
+    assert!(run.until("no object", telemetries).await.0.is_empty());
 }
 
 #[tokio::test]

@@ -254,8 +254,8 @@ pub(super) fn ports(inventory: &Inventory, host: &str) -> Option<BTreeMap<u16, P
     any.then_some(ports)
 }
 
-/// Returns the protocol of a port.
-fn protocol(of: &str) -> Protocol {
+/// Returns the protocol that the name of one in a port of Istio's API stands for.
+pub(super) fn protocol(of: &str) -> Protocol {
     match of.to_ascii_uppercase().as_str() {
         "HTTP" | "GRPC-WEB" => Protocol::Http,
         "HTTP2" => Protocol::Http2,

@@ -12,6 +12,7 @@ use super::authentication;
 use super::authorization::{self, TrustDomains};
 use super::external;
 use super::resource::{Audience, Resource};
+use super::scope;
 use crate::inventory::{ClusterInventory, Inventory};
 use crate::objects::{Key, Kind, Labels, Pod, Record as _, Text};
 
@@ -23,6 +24,7 @@ type Refer = fn(&Inventory, &ClusterInventory, &Pod, &mut Workload);
 
 /// The kinds of objects with a resource of their own.
 const COMPILE: &[(Kind, Compile)] = &[
+    (Kind::Sidecar, scope::compile),
     (Kind::AuthorizationPolicy, authorization_policy),
     (Kind::PeerAuthentication, peer_authentication),
     (Kind::RequestAuthentication, request_authentication),
@@ -76,7 +78,7 @@ pub(super) fn defaults() -> Vec<Resource> {
 
 /// Returns the resource of a security policy. The policies of the controller's own cluster are for the workloads of all
 /// clusters that it serves, those of another cluster for its own; those of the root namespace are for every namespace.
-fn resource(
+pub(super) fn resource(
     inventory: &Inventory,
     cluster: &ClusterInventory,
     key: &Key,
@@ -93,8 +95,8 @@ fn resource(
     Resource { kind, name: name_of(cluster, key).into(), keys: Box::default(), audience, body }
 }
 
-/// Returns the name of the resource of a security policy.
-fn name_of(cluster: &ClusterInventory, key: &Key) -> String {
+/// Returns the name of the resource of a policy object.
+pub(super) fn name_of(cluster: &ClusterInventory, key: &Key) -> String {
     format!("{}/{key}", cluster.info.name)
 }
 

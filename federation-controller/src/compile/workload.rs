@@ -7,6 +7,7 @@ use wire::{Kind, name};
 use super::endpoint::Location;
 use super::policies;
 use super::resource::{Audience, Resource};
+use super::scope;
 use crate::inventory::{ClusterInventory, Inventory};
 use crate::objects::{Key, Labels, Node, Pod, SliceEndpoint, Template, Text};
 
@@ -47,6 +48,9 @@ fn workload(inventory: &Inventory, cluster: &ClusterInventory, key: &Key, pod: &
         ..Workload::default()
     };
     policies::refer(inventory, cluster, pod, &mut workload);
+    if let Some(sidecar) = scope::of(inventory, &pod.namespace, &pod.labels) {
+        scope::apply(inventory, sidecar, &mut workload);
+    }
     workload
 }
 
@@ -64,7 +68,7 @@ fn inbound_ports(inventory: &Inventory, cluster: &ClusterInventory, key: &Key) -
                 protocol: if opaque { Protocol::Tcp } else { port.protocol }.into(),
                 service: inventory.settings().hostname(&service),
                 service_port: port.number.into(),
-                limits: None,
+                ..InboundPort::default()
             });
         }
     }

@@ -12,6 +12,7 @@ use super::template::{
     HEALTH_PORT, HomeCluster, Injector, Patch, ROOT_VOLUME, TOKEN_VOLUME, append, labels_of_home, override_all,
     resources, set_all, set_labels, volumes, workload,
 };
+use crate::inventory::ProxyLayers;
 
 /// The name of the container.
 const CONTAINER: &str = "istio-proxy";
@@ -27,9 +28,9 @@ impl Injector {
     ///
     /// # Errors
     /// Returns [`SettingsError`] if an annotation of the pod is invalid.
-    pub fn gateway_patch(&self, pod: &Value, home: &HomeCluster) -> Result<Patch, SettingsError> {
+    pub fn gateway_patch(&self, pod: &Value, home: &HomeCluster, layers: &ProxyLayers) -> Result<Patch, SettingsError> {
         let (metadata, spec) = (&pod["metadata"], &pod["spec"]);
-        let mut settings = Settings::read(&metadata["annotations"], &[])?;
+        let mut settings = Settings::read(&metadata["annotations"], &[], layers)?;
         warn_of_capture(&mut settings, &metadata["annotations"]);
         // The router's name of the setting.
         if let Some(threads) = settings.env.remove("CONCURRENCY") {

@@ -15,7 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::template::{HomeCluster, Injector};
 use super::{rules, validation, webhook};
 use crate::ca::serve::{Clients, FAILED_HANDSHAKES, KnownClients, connections};
-use crate::objects::Kind;
+use crate::inventory::ProxyLayers;
+use crate::objects::{Kind, Labels};
 
 fn injector() -> Injector {
     Injector {
@@ -74,7 +75,7 @@ fn patched(mut pod: Value, operations: &[Value]) -> Value {
 
 #[test]
 fn a_patch_adds_containers_volumes_labels_and_annotations() {
-    let patch = injector().patch(&pod(), &east()).unwrap();
+    let patch = injector().patch(&pod(), &east(), &ProxyLayers::default()).unwrap();
     assert_eq!(patch.warnings, Vec::<String>::new());
     let pod = patched(pod(), &patch.operations);
     let spec = &pod["spec"];
@@ -122,7 +123,7 @@ fn annotations_change_the_patch() {
     });
     annotated["metadata"]["labels"]["topology.istio.io/network"] = json!("net-of-my-own");
     annotated["spec"]["initContainers"] = json!([{"name": "migrate"}]);
-    let patch = injector().patch(&annotated, &east()).unwrap();
+    let patch = injector().patch(&annotated, &east(), &ProxyLayers::default()).unwrap();
     assert_eq!(patch.warnings.len(), 1);
     let pod = patched(annotated, &patch.operations);
     let init = &pod["spec"]["initContainers"];
@@ -163,7 +164,7 @@ fn gateway_pod() -> Value {
 
 #[test]
 fn a_pod_of_the_template_of_gateways_becomes_a_router() {
-    let patch = injector().gateway_patch(&gateway_pod(), &east()).unwrap();
+    let patch = injector().gateway_patch(&gateway_pod(), &east(), &ProxyLayers::default()).unwrap();
     assert_eq!(patch.warnings, Vec::<String>::new());
     let pod = patched(gateway_pod(), &patch.operations);
     let spec = &pod["spec"];
@@ -201,7 +202,7 @@ fn a_gateway_without_a_container_gets_it_and_is_warned_of_capture() {
     bare["metadata"]["annotations"]["traffic.sidecar.istio.io/includeInboundPorts"] = json!("80");
     bare["metadata"]["annotations"]["proxy.istio.io/config"] =
         json!("{concurrency: 3, gatewayTopology: {numTrustedProxies: 1}}");
-    let patch = injector().gateway_patch(&bare, &east()).unwrap();
+    let patch = injector().gateway_patch(&bare, &east(), &ProxyLayers::default()).unwrap();
     assert_eq!(patch.warnings.len(), 1, "{:?}", patch.warnings);
     let pod = patched(bare, &patch.operations);
     assert_eq!(
@@ -214,14 +215,14 @@ fn a_gateway_without_a_container_gets_it_and_is_warned_of_capture() {
     // An image of its own is used as it is.
     let mut own = gateway_pod();
     own["spec"]["containers"][0]["image"] = json!("example/router:1");
-    let patch = injector().gateway_patch(&own, &east()).unwrap();
+    let patch = injector().gateway_patch(&own, &east(), &ProxyLayers::default()).unwrap();
     assert_eq!(patched(own, &patch.operations)["spec"]["containers"][0]["image"], "example/router:1");
 }
 
 #[test]
 fn the_container_has_istios_name_for_tools_that_look_for_it() {
     let injector = Injector { proxy_container: "istio-proxy".into(), ..injector() };
-    let patch = injector.patch(&pod(), &east()).unwrap();
+    let patch = injector.patch(&pod(), &east(), &ProxyLayers::default()).unwrap();
     let pod = patched(pod(), &patch.operations);
     assert_eq!(pod["spec"]["initContainers"][1]["name"], "istio-proxy");
     let status = pod["metadata"]["annotations"]["sidecar.istio.io/status"].as_str().unwrap();
@@ -236,7 +237,7 @@ fn a_sidecar_is_an_ordinary_container_where_its_author_wants_it() {
     annotated["metadata"]["annotations"] =
         json!({"sidecar.istio.io/nativeSidecar": "false", "sidecar.istio.io/rewriteAppHTTPProbers": "false"});
     annotated["spec"]["initContainers"] = json!([{"name": "migrate"}]);
-    let patch = injector().patch(&annotated, &east()).unwrap();
+    let patch = injector().patch(&annotated, &east(), &ProxyLayers::default()).unwrap();
     assert_eq!(patch.warnings, Vec::<String>::new());
     let pod = patched(annotated.clone(), &patch.operations);
     let names = |list: &str| -> Vec<Value> {
@@ -247,6 +248,10 @@ fn a_sidecar_is_an_ordinary_container_where_its_author_wants_it() {
     assert_eq!(pod["spec"]["containers"][0], annotated["spec"]["containers"][0]);
     let env = pod["spec"]["containers"][1]["env"].as_array().unwrap();
     assert!(env.iter().all(|entry| entry["name"] != "ISTIO_KUBE_APP_PROBERS"));
+}
+
+fn lookups() -> webhook::Lookups {
+    webhook::Lookups { denied: Arc::new(denied), layers: Arc::new(|_: &str, _: &Labels| ProxyLayers::default()) }
 }
 
 /// Cluster north denies the controller to read policies.
@@ -277,7 +282,7 @@ impl Caller {
         let metrics = Registry::new();
         let incoming = connections(listener, identity, clients, &metrics);
         let own = HomeCluster { cluster: "west".into(), network: "net-west".into() };
-        tokio::spawn(webhook::serve(incoming, injector(), own, Arc::new(denied), metrics.clone()));
+        tokio::spawn(webhook::serve(incoming, injector(), own, lookups(), metrics.clone()));
         Caller { port, roots: root.roots().to_vec(), metrics }
     }
 
@@ -392,9 +397,9 @@ async fn reviewed_at(caller: &Caller, path: &str, group: &str, kind: &str, objec
 async fn an_object_without_effect_is_admitted_with_a_warning() {
     let caller = Caller::new().await;
     let named = |name: &str| json!({"metadata": {"name": name, "namespace": "shop"}});
-    let policy = validated(&caller, "networking.istio.io", "Sidecar", named("external")).await;
+    let policy = validated(&caller, "telemetry.istio.io", "Telemetry", named("external")).await;
     let warning = policy["warnings"][0].as_str().unwrap();
-    assert!(warning.starts_with("Sidecar shop/external has no effect"), "{warning}");
+    assert!(warning.starts_with("Telemetry shop/external has no effect"), "{warning}");
 
     let mut rule = named("reviews");
     rule["spec"] = json!({"host": "reviews", "trafficPolicy": {"outlierDetection": {"minRequestVolume": 10}}});

@@ -53,6 +53,8 @@ impl ObjectNotice {
                 | Kind::DestinationRule
                 | Kind::ServiceEntry
                 | Kind::WorkloadEntry
+                | Kind::Sidecar
+                | Kind::ProxyConfig
                 | Kind::TrafficSplit
                 | Kind::HttpRouteGroup
                 | Kind::ServiceProfile,

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use api::networking::service_entry;
-use api::networking::{self, DestinationRuleSpec, Validated as _, VirtualServiceSpec};
+use api::networking::{self, DestinationRuleSpec, ProxyConfigSpec, SidecarSpec, Validated as _, VirtualServiceSpec};
 use api::security::{self, AuthorizationPolicySpec, PeerAuthenticationSpec, RequestAuthenticationSpec};
 use kube::core::ObjectMeta;
 use serde::de::DeserializeOwned;
@@ -32,6 +32,12 @@ pub type PeerAuthentication = Rule<PeerAuthenticationSpec>;
 
 /// A RequestAuthentication.
 pub type RequestAuthentication = Rule<RequestAuthenticationSpec>;
+
+/// A Sidecar.
+pub type Sidecar = Rule<SidecarSpec>;
+
+/// A ProxyConfig.
+pub type ProxyConfig = Rule<ProxyConfigSpec>;
 
 /// An object with rules.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use super::{clusters, envoy, routes};
 
 /// Returns the listeners of captured connections, and those of services.
 pub(super) fn listeners(services: &[&Service], snapshot: &MeshSnapshot) -> Vec<Value> {
-    let unknown = match snapshot.settings.outbound_policy {
+    let unknown = match snapshot.outbound_policy() {
         OutboundPolicy::AllowAny => clusters::PASSTHROUGH,
         OutboundPolicy::RegistryOnly => clusters::BLACK_HOLE,
     };

@@ -22,6 +22,7 @@ mod profiles;
 mod raw;
 mod routes;
 mod routing;
+mod scope;
 mod slow_network;
 mod start;
 mod stream;

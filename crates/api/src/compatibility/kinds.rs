@@ -20,11 +20,6 @@ pub struct KindWithoutEffect {
 /// The kinds without effect.
 pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
     networking(
-        "Sidecar",
-        "sidecars",
-        "proxies subscribe to the services that they use; set outboundTrafficPolicy in the mesh settings",
-    ),
-    networking(
         "EnvoyFilter",
         "envoyfilters",
         "no proxy is Envoy; use a VirtualService (routes, retries, faults, headers) or a DestinationRule (connections, TLS)",
@@ -50,13 +45,6 @@ pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
         kind: "ServiceImport",
         plural: "serviceimports",
         instead: "an exported service is available in every cluster without an import",
-    },
-    KindWithoutEffect {
-        group: "install.istio.io",
-        version: "v1alpha1",
-        kind: "IstioOperator",
-        plural: "istiooperators",
-        instead: "it installs nothing; write its meshConfig into key mesh of ConfigMap istio-system/istio",
     },
 ];
 

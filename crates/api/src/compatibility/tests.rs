@@ -10,8 +10,8 @@ fn a_kind_without_effect_is_named_with_what_happens_instead() {
     for kind in ["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"] {
         assert!(warnings("security.istio.io", kind, "shop/a", &json!({})).is_empty(), "{kind}");
     }
-    let said = warnings("networking.istio.io", "Sidecar", "shop/a", &json!({}));
-    assert!(said[0].starts_with("Sidecar shop/a has no effect: "), "{said:?}");
+    let said = warnings("telemetry.istio.io", "Telemetry", "shop/a", &json!({}));
+    assert!(said[0].starts_with("Telemetry shop/a has no effect: "), "{said:?}");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 //! - [`virtual_service`], [`http`], [`effects`], [`matches`], [`layer4`]: VirtualServices.
 //! - [`reachability`]: routes that no request reaches.
 //! - [`destination_rule`], [`traffic_policy`], [`load_balancer`], [`locality`]: DestinationRules.
-//! - [`service_entry`]: ServiceEntries and WorkloadEntries.
-//! - [`gateway`]: Gateways.
+//! - [`service_entry`]: ServiceEntries and WorkloadEntries. [`gateway`]: Gateways. [`sidecar`]: Sidecars.
+//!   [`proxy_config`]: ProxyConfigs.
 //! - [`names`], [`header_value`]: the forms of names and values; [`envoy`]: values that proxies do not take.
 //!
 //! Source of the rules: `pkg/config/validation` of Istio. An object that Istio accepts is accepted here, except for what has
@@ -21,8 +21,10 @@ mod load_balancer;
 mod locality;
 mod matches;
 pub(crate) mod names;
+mod proxy_config;
 mod reachability;
 mod service_entry;
+mod sidecar;
 #[cfg(test)]
 mod tests;
 mod traffic_policy;
@@ -35,7 +37,7 @@ use std::time::Duration;
 
 use super::json::MAX_PROBLEMS;
 use super::problem::{Problem, Severity};
-use super::{DestinationRule, Gateway, ServiceEntry, VirtualService, WorkloadEntry};
+use super::{DestinationRule, Gateway, ProxyConfig, ServiceEntry, Sidecar, VirtualService, WorkloadEntry};
 
 impl VirtualService {
     /// Returns what is wrong with the object, at most 100 problems. It is refused if one of them is an error.
@@ -78,6 +80,24 @@ impl WorkloadEntry {
     pub fn validate(&self) -> Vec<Problem> {
         let mut check = Check::of(&self.unread);
         service_entry::check_workload(self, &mut check);
+        check.problems
+    }
+}
+
+impl ProxyConfig {
+    /// Returns what is wrong with the object, at most 100 problems. It is refused if one of them is an error.
+    pub fn validate(&self) -> Vec<Problem> {
+        let mut check = Check::of(&self.unread);
+        proxy_config::check(&self.spec, &mut check);
+        check.problems
+    }
+}
+
+impl Sidecar {
+    /// Returns what is wrong with the object, at most 100 problems. It is refused if one of them is an error.
+    pub fn validate(&self) -> Vec<Problem> {
+        let mut check = Check::of(&self.unread);
+        sidecar::check(self, &mut check);
         check.problems
     }
 }

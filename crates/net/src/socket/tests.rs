@@ -123,6 +123,35 @@ fn bound_listeners_refuse_connections_until_they_are_open() {
     assert_eq!(bind_shared(address, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
 }
 
+#[tokio::test]
+async fn a_unix_socket_is_read_and_written_as_one_of_tcp() {
+    use std::io::{Read as _, Write as _};
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let directory = std::env::temp_dir().join(format!("isthmus-unix-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let path = directory.join("app.sock").display().to_string();
+    let name = format!("isthmus-test-{}", std::process::id());
+    let abstract_address = SocketAddr::from_abstract_name(&name).unwrap();
+    let listeners = [UnixListener::bind(&path).unwrap(), UnixListener::bind_addr(&abstract_address).unwrap()];
+    for (listener, path) in listeners.into_iter().zip([path.clone(), format!("@{name}")]) {
+        let mut stream = connect_to_unix_socket(&path).unwrap();
+        let (mut accepted, _) = listener.accept().unwrap();
+        stream.write_all(b"ping").await.unwrap();
+        let mut received = [0; 4];
+        accepted.read_exact(&mut received).unwrap();
+        accepted.write_all(b"pong").unwrap();
+        drop(accepted);
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert_eq!((&received, &*answer), (b"ping", &b"pong"[..]));
+    }
+    std::fs::remove_dir_all(&directory).unwrap();
+    assert_eq!(connect_to_unix_socket(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+}
+
 #[test]
 fn backoff_grows_with_lack_of_resources_and_skips_lost_connections() {
     let shortage = io::Error::from_raw_os_error(libc::EMFILE);

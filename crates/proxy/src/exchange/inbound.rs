@@ -20,7 +20,7 @@ use super::{Downstream, Exchange, connection_failure, is_idempotent, tokens};
 use crate::failure::Failure;
 use crate::http::{Incoming, RequestBody, Version, headers, settle};
 use crate::io::Io;
-use crate::mesh::MeshSnapshot;
+use crate::mesh::{ApplicationSocket, MeshSnapshot};
 use crate::report::{LogEntry, RequestReport, ServiceMetrics};
 use crate::server::{Ending, Handler, ResponseBody, serve as serve_http};
 use crate::upstream::Lease;
@@ -98,8 +98,9 @@ impl Handler for InboundRequests {
             Ok(permit) => permit,
             Err(failure) => return exchange.fail(&failure),
         };
+        let socket = snapshot.application(self.downstream.destination);
         drop(snapshot);
-        match self.send_to_application(&mut exchange).await {
+        match self.send_to_application(&mut exchange, &socket).await {
             Ok((response, lease)) => {
                 self.record(&exchange, response.status());
                 self.answer(exchange, response, lease, caller, permit)
@@ -192,15 +193,21 @@ impl InboundRequests {
     }
 
     /// Sends the request to the application.
-    async fn send_to_application(&self, exchange: &mut Exchange) -> Result<(Response<Incoming>, Lease), Unanswered> {
+    async fn send_to_application(
+        &self,
+        exchange: &mut Exchange,
+        socket: &ApplicationSocket,
+    ) -> Result<(Response<Incoming>, Lease), Unanswered> {
         let version = if exchange.head.version == HttpVersion::HTTP_2 { Version::Http2 } else { Version::Http1 };
         exchange.prepare(version);
-        let destination = self.downstream.destination;
-        let endpoint = || destination.to_string().into();
-        let pool = self.worker.application(destination);
+        if let Some(log) = &mut exchange.report.log {
+            log.upstream_host = socket.address();
+        }
+        let endpoint = || socket.to_string().into();
+        let pool = self.worker.application(socket);
         let mut stale = 0;
         loop {
-            let leasing = pool.to_application(destination, version, &self.downstream.admitted, self.worker.mark);
+            let leasing = pool.to_application(socket, version, &self.downstream.admitted, self.worker.mark);
             let lease = RequestBody::hold_while(exchange.body.as_ref(), pin!(leasing)).await;
             let mut lease = lease.map_err(|failure| Unanswered { failure, unprocessed: true })?;
             let error = match lease.send(exchange.attempt(), exchange.upgrade.is_some()).await {

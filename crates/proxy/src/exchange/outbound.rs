@@ -12,10 +12,11 @@ use telemetry::istio::{Party, Reporter, Security};
 
 use super::host::{self, NamedService};
 use super::{Downstream, Exchange, connection_failure};
+use crate::detect;
 use crate::failure::Failure;
 use crate::http::{Incoming, Version, headers, settle};
 use crate::io::Io;
-use crate::mesh::{Lookup, Protocol, Service, TrafficPolicy};
+use crate::mesh::{EgressProxy, Lookup, Protocol, Service, TrafficPolicy};
 use crate::report::{RequestReport, ServiceMetrics, endpoint_party};
 use crate::server::{Ending, Handler, ResponseBody, serve as serve_http};
 use crate::upstream::hash::{RequestHash, request_hash};
@@ -48,6 +49,8 @@ pub struct Destination {
     pub protocol: Protocol,
     /// The routes of requests and connections to the service.
     pub routes: Option<Arc<Table>>,
+    /// A service carries the connection out of the mesh (Istio: `Sidecar.outboundTrafficPolicy.egressProxy`).
+    carries_out: bool,
 }
 
 impl Destination {
@@ -80,7 +83,26 @@ impl Destination {
             metrics: service_metrics(labels, worker),
             protocol: service.port(port).map(|port| port.protocol).unwrap_or_default(),
             routes: service.routes.clone(),
+            carries_out: false,
         }
+    }
+
+    /// Returns the service that carries a connection to `address` out of the mesh. Without it, connections are refused.
+    pub async fn through(proxy: &EgressProxy, address: SocketAddr, worker: &Worker) -> Self {
+        let undeclared = detect::undeclared(address.port());
+        let found = worker.view.by_name(&proxy.hostname).await.found();
+        match found.filter(|service| service.port(proxy.port).is_some()) {
+            None => Self::external(UpstreamCluster::black_hole(address), undeclared, worker),
+            Some(service) => {
+                let to = Self::subset(&service, proxy.port, proxy.subset.clone(), None, address, worker);
+                Self { protocol: undeclared, routes: None, carries_out: true, ..to }
+            }
+        }
+    }
+
+    /// Returns whether the connection's address is not one of a service.
+    pub fn is_outside(&self) -> bool {
+        self.carries_out || !self.cluster.is_service()
     }
 
     /// Returns the destination for a request with this head, if connections for it differ from those for others: TLS with
@@ -98,14 +120,14 @@ impl Destination {
     /// Returns whether the host of a request may name another service. The address alone decides for a service port whose
     /// protocol is not declared.
     fn routes_by_host(&self) -> bool {
-        self.protocol != Protocol::Unknown || !self.cluster.is_service()
+        self.protocol != Protocol::Unknown || self.is_outside()
     }
 
     /// Returns a destination outside the mesh.
     pub fn external(cluster: UpstreamCluster, protocol: Protocol, worker: &Worker) -> Self {
         let labels = telemetry::istio::Service { name: cluster.name.clone(), ..Default::default() };
         let metrics = service_metrics(labels, worker);
-        Self { cluster: Rc::new(cluster), metrics, protocol, routes: None }
+        Self { cluster: Rc::new(cluster), metrics, protocol, routes: None, carries_out: false }
     }
 }
 
@@ -229,9 +251,9 @@ impl OutboundRequests {
         let (captured, port) = (self.address.ip(), self.address.port());
         let domain = view.snapshot().settings.cluster_domain.clone();
         let named = match NamedService::parse(host, &view.location().namespace, &domain) {
-            Some(NamedService::Hostname { hostname, certain }) => match view.by_name(&hostname).await {
+            Some(NamedService::Hostname { hostname, certain }) => match view.reached_by_name(&hostname, port).await {
                 // The captured address may be a service's, whatever name the application gives it.
-                Lookup::Unanswered if certain && !self.captured.cluster.is_service() => {
+                Lookup::Unanswered if certain && self.captured.is_outside() => {
                     let cluster = UpstreamCluster::unanswered(&hostname);
                     return Some(Destination::external(cluster, Protocol::Unknown, &self.worker));
                 }
@@ -239,7 +261,7 @@ impl OutboundRequests {
             },
             Some(NamedService::Address(ip)) if ip == captured => return None,
             Some(NamedService::Address(ip)) => {
-                let found = view.by_address((ip, port).into()).await.found();
+                let found = view.reached_at((ip, port).into()).await.found();
                 found.filter(|found| found.endpoint.is_none()).map(|found| found.service)
             }
             None => None,
@@ -247,7 +269,9 @@ impl OutboundRequests {
         let service = match named {
             Some(service) => service,
             // A name of any domain may be the host of a ServiceEntry.
-            None if view.snapshot().settings.entries => view.by_host(&host::entry(host)?).await.found()?,
+            None if view.snapshot().settings.entries => {
+                view.reached_by_host(&host::entry(host)?, port).await.found()?
+            }
             None => return None,
         };
         if service.headless {

@@ -2,6 +2,7 @@
 //!
 //! `convert` builds these from the wire's messages and rejects invalid ones; nothing here is invalid.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -199,6 +200,58 @@ pub struct InboundPort {
     pub service: Arc<str>,
     /// Limits on what is carried to the port; `None` if unlimited.
     pub limits: Option<Arc<InboundLimits>>,
+    /// Where the application is; `None`: at the address that the client connected to.
+    pub application: Option<ApplicationAddress>,
+}
+
+/// Where the application of a port is, if not at the address that clients connect to (Istio:
+/// `Sidecar.ingress[].defaultEndpoint`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ApplicationAddress {
+    /// A port of this address.
+    At(SocketAddr),
+    /// A port of the address that the client connected to.
+    SameAddress(u16),
+    /// A Unix socket; the first byte of the path of an abstract one is `@`.
+    Unix(Arc<str>),
+}
+
+impl fmt::Display for ApplicationAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ApplicationAddress::At(address) => address.fmt(f),
+            ApplicationAddress::SameAddress(port) => write!(f, "*:{port}"),
+            ApplicationAddress::Unix(path) => write!(f, "unix://{path}"),
+        }
+    }
+}
+
+/// A socket that the application listens at.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ApplicationSocket {
+    /// Of TCP.
+    Tcp(SocketAddr),
+    /// A Unix socket; the first byte of the path of an abstract one is `@`.
+    Unix(Arc<str>),
+}
+
+impl ApplicationSocket {
+    /// Returns the address; `None` for a Unix socket.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            ApplicationSocket::Tcp(address) => Some(*address),
+            ApplicationSocket::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for ApplicationSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ApplicationSocket::Tcp(address) => address.fmt(f),
+            ApplicationSocket::Unix(path) => write!(f, "unix://{path}"),
+        }
+    }
 }
 
 /// Limits on what is carried to a port of the application at a time, exact across workers.
@@ -233,6 +286,16 @@ impl OwnWorkload {
     /// Returns the value of a label of the pod.
     pub fn pod_label(&self, key: &str) -> Option<&str> {
         label(&self.pod_labels, key)
+    }
+
+    /// Returns the socket of the application for connections to `destination`.
+    pub fn application(&self, destination: SocketAddr) -> ApplicationSocket {
+        match self.port(destination.port()).and_then(|port| port.application.as_ref()) {
+            None => ApplicationSocket::Tcp(destination),
+            Some(ApplicationAddress::At(address)) => ApplicationSocket::Tcp(*address),
+            Some(ApplicationAddress::SameAddress(port)) => ApplicationSocket::Tcp((destination.ip(), *port).into()),
+            Some(ApplicationAddress::Unix(path)) => ApplicationSocket::Unix(path.clone()),
+        }
     }
 
     /// Returns a port of the application.

@@ -7,6 +7,7 @@ use route::Table;
 use wire::discovery::RouteTable;
 
 use super::convert::{self, Client};
+use super::scope::Scope;
 
 /// The routes of the services that the proxy knows.
 #[derive(Debug, Default)]
@@ -19,6 +20,8 @@ pub(super) struct Routes {
 #[derive(Debug, Default)]
 struct Held {
     message: Option<Box<RouteTable>>,
+    /// The namespace of the VirtualService; empty: the routes are not of one.
+    namespace: Arc<str>,
     table: Arc<Table>,
 }
 
@@ -34,9 +37,11 @@ impl Routes {
     /// Returns an error if they are invalid. The previous ones stay.
     pub(super) fn put(&mut self, hostname: &str, message: RouteTable) -> Result<(), String> {
         let table = Arc::new(convert::routes(&message, &self.client)?);
+        let source = message.source.split_once('/').filter(|_| message.source_kind.is_empty());
+        let namespace = source.map(|(namespace, _)| namespace.into()).unwrap_or_default();
         // The conditions of most tables are not about clients.
         let message = depends_on_client(&message).then(|| Box::new(message));
-        self.by_host.insert(hostname.into(), Held { message, table });
+        self.by_host.insert(hostname.into(), Held { message, namespace, table });
         Ok(())
     }
 
@@ -55,9 +60,12 @@ impl Routes {
         self.by_host.remove(hostname);
     }
 
-    /// Returns the routes of a service; `None` until they have arrived.
-    pub(super) fn get(&self, hostname: &str) -> Option<Arc<Table>> {
-        self.by_host.get(hostname).map(|held| held.table.clone())
+    /// Returns the routes of a service, without those of a VirtualService that is not in the scope; `None` until they
+    /// have arrived.
+    pub(super) fn get(&self, hostname: &str, scope: Option<&Scope>) -> Option<Arc<Table>> {
+        let held = self.by_host.get(hostname)?;
+        let imported = held.namespace.is_empty() || scope.is_none_or(|scope| scope.imports(&held.namespace, hostname));
+        Some(if imported { held.table.clone() } else { Arc::default() })
     }
 
     /// Sets the own pod's labels. Returns the services whose routes may have changed.

@@ -1,15 +1,16 @@
 //! Snapshots: the whole view of the mesh at one moment, and mesh-wide settings.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use policy::{Authorization, Decision, Facts, PeerAuthentication, jwt};
 
 use super::map::SharedMap;
-use super::model::{GatewayAddress, OwnWorkload, Service};
+use super::model::{ApplicationSocket, GatewayAddress, OwnWorkload, Service};
 use super::names::ResolvedNames;
+use super::scope::Scope;
 use crate::http::PathNormalization;
 
 /// How connections to destinations outside the mesh are treated.
@@ -131,6 +132,10 @@ pub struct MeshSnapshot {
     pub tokens: Option<Arc<jwt::TokenRules>>,
     /// The authorization policies; `None` until all policies have arrived, and until then everything is denied.
     pub authorization: Option<Arc<Authorization>>,
+    /// What the own workload's Sidecar lets the proxy see; `None`: everything.
+    pub scope: Option<Arc<Scope>>,
+    /// The scope that the own workload names has arrived, or it names none.
+    pub scope_known: bool,
     /// Services by hostname.
     pub services: SharedMap<Arc<str>, Arc<Service>>,
     /// Services by virtual address.
@@ -157,6 +162,27 @@ pub struct AddressMatch {
 }
 
 impl MeshSnapshot {
+    /// Returns whether the application reaches a service through a port.
+    pub fn reaches(&self, service: &Service, port: u16) -> bool {
+        self.scope.as_ref().is_none_or(|scope| scope.includes(service, port))
+    }
+
+    /// Returns whether the application reaches a service through any port.
+    pub fn knows(&self, service: &Service) -> bool {
+        self.scope.as_ref().is_none_or(|scope| scope.names(service))
+    }
+
+    /// Returns the socket of the application for connections to `destination`.
+    pub fn application(&self, destination: SocketAddr) -> ApplicationSocket {
+        self.own.as_ref().map_or(ApplicationSocket::Tcp(destination), |own| own.application(destination))
+    }
+
+    /// Returns the treatment of destinations outside of the mesh, or of the scope.
+    pub fn outbound_policy(&self) -> OutboundPolicy {
+        let scoped = self.scope.as_ref().and_then(|scope| scope.outbound_policy);
+        scoped.unwrap_or(self.settings.outbound_policy)
+    }
+
     /// Returns whether all names of a service have been resolved, or could not be.
     pub fn resolves(&self, service: &Service) -> bool {
         service.names().all(|name| self.resolved.contains_key(name))

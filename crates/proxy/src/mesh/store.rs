@@ -16,6 +16,7 @@ use super::model::{Endpoint, Service};
 use super::names::ResolvedNames;
 use super::policies::Policies;
 use super::routes::Routes;
+use super::scope::Scope;
 use super::shared::{SharedCluster, SharedClusters};
 use super::snapshot::MeshSnapshot;
 use super::usage::Usage;
@@ -131,6 +132,8 @@ pub struct MeshStore {
     /// The policies of the destinations of routes.
     destinations: HashMap<Arc<str>, convert::DestinationVariants>,
     limits: convert::PortLimits,
+    /// The name of the own workload's scope; empty: it has none.
+    scope: Box<str>,
     /// Set when discovery has been created. The store subscribes to what a service needs as soon as the service arrives.
     subscriber: Arc<OnceLock<Subscriber>>,
     /// Receives each trust bundle.
@@ -152,6 +155,7 @@ impl MeshStore {
             routes: None,
             destinations: HashMap::new(),
             limits: convert::PortLimits::default(),
+            scope: Box::default(),
             subscriber: Arc::default(),
             on_trust: Box::new(on_trust),
         }
@@ -237,6 +241,13 @@ impl MeshStore {
                 // Conditions on the own pod's labels.
                 touched.extend(self.destinations.keys().cloned());
                 self.resolve_policies();
+                self.refer_to_scope(&message.scope, touched);
+            }
+            Body::Scope(message) => {
+                let scope = Scope::of(&message, &self.location.namespace)?;
+                if *self.scope == *name {
+                    self.set_scope(Some(scope), touched);
+                }
             }
             Body::NetworkGateway(message) => {
                 let gateways = convert::gateways(&message, self.location.ip)?;
@@ -332,6 +343,39 @@ impl MeshStore {
         }
     }
 
+    /// Notes the scope that the own workload names. Until it arrives, the previous one is in force.
+    fn refer_to_scope(&mut self, name: &str, touched: &mut BTreeSet<Arc<str>>) {
+        // A proxy without routes carries nothing of an application.
+        let name = if self.routes.is_some() { name } else { "" };
+        if *self.scope != *name {
+            if let Some(subscriber) = self.subscriber.get() {
+                if !name.is_empty() {
+                    subscriber.subscribe(Kind::Scope, name);
+                }
+                if !self.scope.is_empty() {
+                    subscriber.unsubscribe(Kind::Scope, &*self.scope);
+                }
+            }
+            self.scope = name.into();
+        }
+        if name.is_empty() {
+            self.set_scope(None, touched);
+        }
+    }
+
+    /// Puts a scope in force. Which routes have effect depends on it.
+    fn set_scope(&mut self, scope: Option<Scope>, touched: &mut BTreeSet<Arc<str>>) {
+        self.current.scope_known = true;
+        if self.current.scope.as_deref() == scope.as_ref() {
+            return;
+        }
+        if let (Some(scope), Some(subscriber)) = (&scope, self.subscriber.get()) {
+            scope.prefetched().for_each(|hostname| subscriber.subscribe(Kind::Service, hostname));
+        }
+        self.current.scope = scope.map(Arc::new);
+        touched.extend(self.current.services.keys().cloned());
+    }
+
     /// Adds or replaces a service. `aliases` are all pod addresses under which it was looked up.
     fn put_service(&mut self, service: Service, aliases: &[String]) {
         self.release_addresses(&service.hostname);
@@ -413,7 +457,7 @@ impl MeshStore {
         if let Some(endpoints) = endpoints.filter(|endpoints| endpoints.complete) {
             service.endpoints = Some(endpoints.by_name.values().cloned().collect());
         }
-        service.routes = self.routes.as_ref().and_then(|routes| routes.get(hostname));
+        service.routes = self.routes.as_ref().and_then(|routes| routes.get(hostname, self.current.scope.as_deref()));
         let variants = self.destinations.get(hostname).zip(self.routes.as_ref());
         service.policy = variants.map(|(variants, routes)| variants.policy_for(routes.client())).unwrap_or_default();
         // An equal service stays as it is, so that nothing that was built from it is built anew.

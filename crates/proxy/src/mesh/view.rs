@@ -74,12 +74,13 @@ impl MeshView {
         self.cached.borrow().clone()
     }
 
-    /// Waits until the own workload and all of its policies have arrived.
+    /// Waits until the own workload, its scope and all of its policies have arrived.
     pub async fn inbound_ready(&self) {
         loop {
             let changed = self.published.changed();
             let snapshot = self.snapshot();
-            if snapshot.own.is_some() && snapshot.authentication.is_some() && snapshot.authorization.is_some() {
+            let policies = snapshot.authentication.is_some() && snapshot.authorization.is_some();
+            if snapshot.own.is_some() && policies && snapshot.scope_known {
                 return;
             }
             changed.await;
@@ -100,6 +101,34 @@ impl MeshView {
     /// outdated.
     pub fn version(&self) -> u64 {
         self.published.version()
+    }
+
+    /// Returns the service that the application reaches at an address, as [`MeshView::by_address`] does, unless it is
+    /// not in the scope.
+    pub async fn reached_at(&self, address: SocketAddr) -> Lookup<AddressMatch> {
+        let found = self.by_address(address).await;
+        self.in_scope(found, |of| &of.service, address.port())
+    }
+
+    /// Returns the service with this hostname that the application reaches through a port, as [`MeshView::by_name`]
+    /// does, unless it is not in the scope.
+    pub async fn reached_by_name(&self, hostname: &str, port: u16) -> Lookup<Arc<Service>> {
+        let found = self.by_name(hostname).await;
+        self.in_scope(found, |service| service, port)
+    }
+
+    /// Returns the service with this host that the application reaches through a port, as [`MeshView::by_host`] does,
+    /// unless it is not in the scope.
+    pub async fn reached_by_host(&self, host: &str, port: u16) -> Lookup<Arc<Service>> {
+        let found = self.by_host(host).await;
+        self.in_scope(found, |service| service, port)
+    }
+
+    fn in_scope<T>(&self, found: Lookup<T>, service: impl Fn(&T) -> &Service, port: u16) -> Lookup<T> {
+        match found {
+            Lookup::Found(of) if !self.snapshot().reaches(service(&of), port) => Lookup::Absent,
+            found => found,
+        }
     }
 
     /// Returns the service that applications of this cluster reach at an address, or the service of the pod at it. Requests

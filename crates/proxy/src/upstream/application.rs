@@ -1,6 +1,5 @@
 //! Connections to the application beside the proxy.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use runtime::admission::Admitted;
 use super::{Lease, OpenConnection, Pool};
 use crate::failure::{ConnectError, Failure};
 use crate::http::Version;
+use crate::mesh::ApplicationSocket;
 
 impl Pool {
     /// Returns a connection to the application, opening one on behalf of `admitted` if none is idle.
@@ -17,7 +17,7 @@ impl Pool {
     /// Returns an error if the application accepts no connection, or has as many as it may.
     pub async fn to_application(
         self: &Rc<Self>,
-        address: SocketAddr,
+        socket: &ApplicationSocket,
         version: Version,
         admitted: &Admitted,
         mark: Option<u32>,
@@ -31,25 +31,33 @@ impl Pool {
                 Ok(opening) => opening,
                 Err(lease) => return Ok(lease),
             };
-            let opened = connect(address, admitted, mark).await?;
-            self.adopt(opened, version).await.map_err(|error| failed(address, error))
+            let opened = connect(socket, admitted, mark).await?;
+            self.adopt(opened, version).await.map_err(|error| failed(socket, error))
         })
         .await
     }
 }
 
-/// Connects to the application on behalf of `admitted`, from 127.0.0.6, Istio's source address of inbound connections.
+/// Connects to the application on behalf of `admitted`, by TCP from 127.0.0.6, Istio's source address of inbound
+/// connections.
 ///
 /// # Errors
 /// Returns an error if the application accepts no connection, or has as many as it may.
-pub async fn connect(address: SocketAddr, admitted: &Admitted, mark: Option<u32>) -> Result<OpenConnection, Failure> {
+pub async fn connect(
+    socket: &ApplicationSocket,
+    admitted: &Admitted,
+    mark: Option<u32>,
+) -> Result<OpenConnection, Failure> {
     let dialled = admitted.dial().ok_or(Failure::Overflow("the number of connections to the application".into()))?;
-    let connected = net::connect_to_application(address, mark).await;
-    let stream = connected.map_err(|error| failed(address, ConnectError::Tcp(Arc::new(error))))?;
+    let connected = match socket {
+        ApplicationSocket::Tcp(address) => net::connect_to_application(*address, mark).await,
+        ApplicationSocket::Unix(path) => net::connect_to_unix_socket(path),
+    };
+    let stream = connected.map_err(|error| failed(socket, ConnectError::Tcp(Arc::new(error))))?;
     let local = stream.local_addr().ok();
     Ok(OpenConnection { io: stream.into(), local, peer: None, dialled: Some(dialled), place: None })
 }
 
-fn failed(address: SocketAddr, error: ConnectError) -> Failure {
-    Failure::Connect { endpoint: address.to_string().into(), error, retried: false }
+fn failed(socket: &ApplicationSocket, error: ConnectError) -> Failure {
+    Failure::Connect { endpoint: socket.to_string().into(), error, retried: false }
 }

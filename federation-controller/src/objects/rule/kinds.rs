@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use api::networking::destination_rule::WorkloadSelector;
-use api::networking::{self, DestinationRuleSpec, VirtualServiceSpec};
+use api::networking::{self, DestinationRuleSpec, ProxyConfigSpec, SidecarSpec, VirtualServiceSpec};
 use api::security::{self, AuthorizationPolicySpec, PeerAuthenticationSpec, RequestAuthenticationSpec};
 
-use super::{PART, RuleSpec};
+use super::{PART, RuleSpec, Sidecar};
 use crate::objects::{Kind, Watched};
 
 impl RuleSpec for VirtualServiceSpec {
@@ -27,6 +27,44 @@ impl RuleSpec for DestinationRuleSpec {
 
     fn parts(&self) -> usize {
         1 + self.subsets.len()
+    }
+}
+
+impl RuleSpec for SidecarSpec {
+    type Source = networking::Sidecar;
+    const KIND: Kind = Kind::Sidecar;
+    const NAME: &'static str = "Sidecar";
+    const OWN_RESOURCE: bool = true;
+
+    fn parts(&self) -> usize {
+        let hosts: usize = self.egress.iter().map(|listener| listener.hosts.len()).sum();
+        1 + self.ingress.len() + hosts / VALUES
+    }
+
+    fn selects(&self) -> Option<BTreeMap<String, String>> {
+        Some(self.workload_selector.as_ref().map(|selector| selector.labels.clone()).unwrap_or_default())
+    }
+}
+
+impl RuleSpec for ProxyConfigSpec {
+    type Source = networking::ProxyConfig;
+    const KIND: Kind = Kind::ProxyConfig;
+    const NAME: &'static str = "ProxyConfig";
+
+    fn parts(&self) -> usize {
+        1 + self.environment_variables.len() / VALUES
+    }
+
+    fn selects(&self) -> Option<BTreeMap<String, String>> {
+        Some(labels_of(&self.selector))
+    }
+}
+
+impl Sidecar {
+    /// Returns whether the Sidecar is for the pods with some labels, instead of for a namespace.
+    pub fn selects_by_labels(&self) -> bool {
+        let spec = self.spec.as_ref();
+        spec.is_some_and(|spec| spec.workload_selector.as_ref().is_some_and(|of| !of.labels.is_empty()))
     }
 }
 

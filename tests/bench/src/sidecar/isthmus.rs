@@ -80,7 +80,7 @@ fn publish(mesh: &Mesh) -> Result<()> {
         protocol: speaks.declared().into(),
         service: hostname.clone(),
         service_port: speaks.port().into(),
-        limits: None,
+        ..d::InboundPort::default()
     });
     publish_workload(mesh, SERVER_ACCOUNT, ports.into(), vec![POLICY.to_owned()]);
     publish_workload(mesh, CLIENT, Vec::new(), Vec::new());

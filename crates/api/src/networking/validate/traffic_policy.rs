@@ -44,7 +44,7 @@ fn of_port(policy: &PortTrafficPolicy, new: bool, check: &mut Check) {
     check.some("tls", &policy.tls, tls);
 }
 
-fn pool(pool: &ConnectionPool, check: &mut Check) {
+pub(super) fn pool(pool: &ConnectionPool, check: &mut Check) {
     if pool.tcp.is_none() && pool.http.is_none() {
         check.error("is empty; write tcp or http, or remove it");
     }

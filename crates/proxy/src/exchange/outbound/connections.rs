@@ -70,8 +70,8 @@ pub async fn named(
 ) -> Result<Option<Destination>, Failure> {
     let name = tokio::time::timeout(within, server_name(io)).await.unwrap_or(Ok(None)).map_err(Failure::downstream)?;
     let Some(name) = name.as_deref().and_then(host::entry) else { return Ok(None) };
-    let Some(service) = worker.view.by_host(&name).await.found() else { return Ok(None) };
     let port = downstream.destination.port();
+    let Some(service) = worker.view.reached_by_host(&name, port).await.found() else { return Ok(None) };
     let opaque = service.port(port).is_some_and(|port| matches!(port.protocol, Protocol::Tcp | Protocol::Unknown));
     Ok(opaque.then(|| Destination::at(&service, port, None, downstream.destination, worker)))
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use wire::discovery as message;
 
-use super::{Result, labels, locality, port_number, protocol, workload_labels};
-use crate::mesh::model::{InboundLimits, InboundPort, OwnWorkload};
+use super::{Result, ip, labels, locality, port_number, protocol, workload_labels};
+use crate::mesh::model::{ApplicationAddress, InboundLimits, InboundPort, OwnWorkload};
 
 /// The limits of the application's ports. A port keeps its limits when the workload changes, so that connections and
 /// requests in progress still count.
@@ -36,13 +36,16 @@ pub(in crate::mesh) fn own_workload(message: &message::Workload, limits: &mut Po
     let mut ports: Vec<InboundPort> = numbers
         .into_iter()
         .zip(&message.ports)
-        .map(|(number, port)| InboundPort {
-            number,
-            protocol: protocol(port.protocol),
-            service: port.service.as_str().into(),
-            limits: limits.set(number, port.limits.as_ref()),
+        .map(|(number, port)| {
+            Ok(InboundPort {
+                number,
+                protocol: protocol(port.protocol),
+                service: port.service.as_str().into(),
+                limits: limits.set(number, port.limits.as_ref()),
+                application: application(port)?,
+            })
         })
-        .collect();
+        .collect::<Result<_>>()?;
     ports.sort_by_key(|port| port.number);
     ports.dedup_by_key(|port| port.number);
     Ok(OwnWorkload {
@@ -54,6 +57,22 @@ pub(in crate::mesh) fn own_workload(message: &message::Workload, limits: &mut Po
         labels: workload_labels(message.labels.as_ref()),
         ports: ports.into(),
     })
+}
+
+/// Returns where the application of a port is, if not at the address that clients connect to.
+fn application(port: &message::InboundPort) -> Result<Option<ApplicationAddress>> {
+    if !port.target_path.is_empty() {
+        return Ok(Some(ApplicationAddress::Unix(port.target_path.as_str().into())));
+    }
+    if port.target_port == 0 {
+        return Ok(None);
+    }
+    let number = port_number(port.target_port)?;
+    let ip = ip(&port.target_ip)?;
+    Ok(Some(match ip.is_unspecified() {
+        true => ApplicationAddress::SameAddress(number),
+        false => ApplicationAddress::At((ip, number).into()),
+    }))
 }
 
 #[cfg(test)]
