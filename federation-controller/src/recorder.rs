@@ -23,6 +23,7 @@ use crate::inventory::{NoticedKind, ObjectNotice};
 use crate::objects::{
     AuthorizationPolicy, DestinationRule, Export, Gateway, HttpRouteGroup, Kind, PeerAuthentication, Record,
     RequestAuthentication, Service, ServiceEntry, ServiceProfile, Text, TrafficSplit, VirtualService, WorkloadEntry,
+    WorkloadGroup,
 };
 use crate::pipeline::State;
 
@@ -134,6 +135,7 @@ async fn write(client: Client, notice: &ObjectNotice) -> Result<(), Trouble> {
         NoticedKind::Watched(Kind::RequestAuthentication) => resource::<RequestAuthentication>(),
         NoticedKind::Watched(Kind::ServiceEntry) => resource::<ServiceEntry>(),
         NoticedKind::Watched(Kind::WorkloadEntry) => resource::<WorkloadEntry>(),
+        NoticedKind::Watched(Kind::WorkloadGroup) => resource::<WorkloadGroup>(),
         NoticedKind::Annotated | NoticedKind::Watched(_) => resource::<Service>(),
     };
     let objects: Api<DynamicObject> = Api::namespaced_with(client.clone(), &notice.object.namespace, &resource);

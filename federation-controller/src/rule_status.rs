@@ -29,7 +29,7 @@ use crate::discovery::Shared;
 use crate::inventory::{Inventory, RuleState};
 use crate::objects::{
     AuthorizationPolicy, DestinationRule, HttpRouteGroup, Key, Kind, PeerAuthentication, Record, RequestAuthentication,
-    RuleProblem, ServiceEntry, ServiceProfile, TrafficSplit, VirtualService, WorkloadEntry,
+    RuleProblem, ServiceEntry, ServiceProfile, TrafficSplit, VirtualService, WorkloadEntry, WorkloadGroup,
 };
 
 /// How often the states of rules are looked at.
@@ -154,6 +154,7 @@ async fn write(client: Client, of: &StatusOf) -> Result<(), Trouble> {
         Kind::RequestAuthentication => resource::<RequestAuthentication>(),
         Kind::ServiceEntry => resource::<ServiceEntry>(),
         Kind::WorkloadEntry => resource::<WorkloadEntry>(),
+        Kind::WorkloadGroup => resource::<WorkloadGroup>(),
         Kind::TrafficSplit => resource::<TrafficSplit>(),
         Kind::HttpRouteGroup => resource::<HttpRouteGroup>(),
         Kind::ServiceProfile => resource::<ServiceProfile>(),

@@ -1,4 +1,5 @@
-//! Istio's routing (`networking.istio.io`): [`VirtualService`], [`DestinationRule`], [`ServiceEntry`] and [`WorkloadEntry`].
+//! Istio's routing (`networking.istio.io`): [`VirtualService`], [`DestinationRule`], [`ServiceEntry`],
+//! [`WorkloadEntry`] and [`WorkloadGroup`].
 //!
 //! - [`virtual_service`], [`http_route`], [`http_match`]: which requests and connections go where.
 //! - [`destination_rule`], [`traffic_policy`], [`load_balancer`]: subsets of a host, and the policies of connections to it.
@@ -26,7 +27,9 @@ pub mod virtual_service;
 
 pub use destination_rule::{DestinationRule, DestinationRuleSpec};
 pub use problem::{Problem, Severity};
-pub use service_entry::{ServiceEntry, ServiceEntrySpec, WorkloadEntry, WorkloadEntrySpec};
+pub use service_entry::{
+    ServiceEntry, ServiceEntrySpec, WorkloadEntry, WorkloadEntrySpec, WorkloadGroup, WorkloadGroupSpec,
+};
 pub use virtual_service::{VirtualService, VirtualServiceSpec};
 
 use kube::core::ObjectMeta;
@@ -52,6 +55,7 @@ pub fn validate(group: &str, kind: &str, object: &Value) -> Vec<Problem> {
         (GROUP, "DestinationRule") => DestinationRule::from_value(object).validate(),
         (GROUP, "ServiceEntry") => ServiceEntry::from_value(object).validate(),
         (GROUP, "WorkloadEntry") => WorkloadEntry::from_value(object).validate(),
+        (GROUP, "WorkloadGroup") => WorkloadGroup::from_value(object).validate(),
         _ => Vec::new(),
     }
 }

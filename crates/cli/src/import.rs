@@ -42,6 +42,7 @@ enum ImportFormat {
 const FOREIGN: &[ReadKind] = &[
     ReadKind::of("", "v1", "ConfigMap", "configmaps"),
     ReadKind::of("networking.istio.io", "v1", "WorkloadEntry", "workloadentries"),
+    ReadKind::of("networking.istio.io", "v1", "WorkloadGroup", "workloadgroups"),
     ReadKind::of("networking.istio.io", "v1beta1", "ProxyConfig", "proxyconfigs"),
     ReadKind::of("multicluster.x-k8s.io", "v1alpha1", "ServiceExport", "serviceexports"),
     ReadKind::of("policy.linkerd.io", "v1beta3", "Server", "servers"),

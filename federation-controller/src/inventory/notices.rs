@@ -53,6 +53,7 @@ impl ObjectNotice {
                 | Kind::DestinationRule
                 | Kind::ServiceEntry
                 | Kind::WorkloadEntry
+                | Kind::WorkloadGroup
                 | Kind::TrafficSplit
                 | Kind::HttpRouteGroup
                 | Kind::ServiceProfile,

@@ -100,6 +100,7 @@ impl Inventory {
             }
             states.extend(own.service_entries().values().map(|entry| state(entry, &mut notices)));
             states.extend(own.workload_entries().values().map(|workload| state(workload, &mut notices)));
+            states.extend(own.workload_groups().values().map(|group| state(group, &mut notices)));
         }
         states
     }
@@ -128,7 +129,8 @@ impl Inventory {
         let own = self.primary();
         let entries = own.into_iter().flat_map(|own| own.service_entries().values()).filter_map(refused);
         let workloads = own.into_iter().flat_map(|own| own.workload_entries().values()).filter_map(refused);
-        let all = by_themselves.chain(policies).chain(entries).chain(workloads).chain(of_services);
+        let groups = own.into_iter().flat_map(|own| own.workload_groups().values()).filter_map(refused);
+        let all = by_themselves.chain(policies).chain(entries).chain(workloads).chain(groups).chain(of_services);
         all.chain(self.entry_notices()).chain(self.rule_notices().cloned())
     }
 }

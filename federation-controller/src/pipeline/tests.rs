@@ -16,6 +16,7 @@ use crate::objects::*;
 use crate::publish::Store;
 
 mod hostile;
+mod machines;
 mod policies;
 mod rule_bounds;
 mod rules;
@@ -182,7 +183,7 @@ fn service(name: &str, ip: u8) -> Service {
         name: name.into(),
         created: 100,
         cluster_ips: vec![[10, 96, 0, ip].into()],
-        ports: vec![ServicePort { name: "http".into(), number: 9080, protocol: Protocol::Http, node_port: 0 }],
+        ports: vec![ServicePort { name: "http".into(), number: 9080, protocol: Protocol::Http, ..Default::default() }],
         selects: true,
         ..Default::default()
     }
@@ -425,7 +426,7 @@ fn run(world: &mut World, step: Step) {
                     name: "tls".into(),
                     number: 15443,
                     protocol: Protocol::Tls,
-                    node_port: 0,
+                    ..Default::default()
                 });
             }
             world.put(of(cluster), Object::Service(service));

@@ -3,7 +3,7 @@
 //! - [`virtual_service`], [`http`], [`effects`], [`matches`], [`layer4`]: VirtualServices.
 //! - [`reachability`]: routes that no request reaches.
 //! - [`destination_rule`], [`traffic_policy`], [`load_balancer`], [`locality`]: DestinationRules.
-//! - [`service_entry`]: ServiceEntries and WorkloadEntries.
+//! - [`service_entry`], [`workload_group`]: ServiceEntries, WorkloadEntries and WorkloadGroups.
 //! - [`names`], [`header_value`]: the forms of names and values; [`envoy`]: values that proxies do not take.
 //!
 //! Source of the rules: `pkg/config/validation` of Istio. An object that Istio accepts is accepted here, except for what has
@@ -25,6 +25,7 @@ mod service_entry;
 mod tests;
 mod traffic_policy;
 mod virtual_service;
+mod workload_group;
 
 pub(crate) use names::is_claim;
 
@@ -33,7 +34,7 @@ use std::time::Duration;
 
 use super::json::MAX_PROBLEMS;
 use super::problem::{Problem, Severity};
-use super::{DestinationRule, ServiceEntry, VirtualService, WorkloadEntry};
+use super::{DestinationRule, ServiceEntry, VirtualService, WorkloadEntry, WorkloadGroup};
 
 impl VirtualService {
     /// Returns what is wrong with the object, at most 100 problems. It is refused if one of them is an error.
@@ -67,6 +68,15 @@ impl WorkloadEntry {
     pub fn validate(&self) -> Vec<Problem> {
         let mut check = Check::of(&self.unread);
         service_entry::check_workload(self, &mut check);
+        check.problems
+    }
+}
+
+impl WorkloadGroup {
+    /// Returns what is wrong with the object, at most 100 problems. It is refused if one of them is an error.
+    pub fn validate(&self) -> Vec<Problem> {
+        let mut check = Check::of(&self.unread);
+        workload_group::check(&self.spec, &mut check);
         check.problems
     }
 }

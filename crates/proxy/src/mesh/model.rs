@@ -227,6 +227,8 @@ pub struct OwnWorkload {
     pub labels: Arc<WorkloadLabels>,
     /// The application's ports, ordered by number.
     pub ports: Box<[InboundPort]>,
+    /// The check of the application that decides whether the workload is ready, of one that is no pod.
+    pub probe: Option<wire::discovery::ReadinessProbe>,
 }
 
 impl OwnWorkload {
