@@ -22,6 +22,8 @@ use plan::{Action, Plan};
 
 /// How often a plan is made while nothing happens.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// The time for which further changes are awaited after one.
+const WINDOW: Duration = Duration::from_millis(50);
 /// The number of writes at a time.
 const AT_A_TIME: usize = 4;
 /// Time between attempts while the credential does not permit them.
@@ -36,7 +38,7 @@ pub(crate) async fn run(shared: Arc<Shared>, client: Client, grace: Duration) {
     loop {
         tokio::select! {
             () = state.stop.cancelled() => return,
-            () = shared.members_changed.notified() => {}
+            () = shared.members_changed.notified() => tokio::time::sleep(WINDOW).await,
             () = tokio::time::sleep(INTERVAL) => {}
         }
         if !state.ready() || refused.is_some_and(|until| Instant::now() < until) {

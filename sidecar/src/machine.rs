@@ -1,7 +1,7 @@
 //! Workloads that are no pods: reads what `isthmus workload entry configure` wrote for a machine.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, ToSocketAddrs as _, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -49,10 +49,9 @@ pub(crate) fn read(mut options: Options) -> Result<Options, MachineError> {
         again.args(env::args_os().skip(1)).envs(unset).env(READ, "1");
         return Err(MachineError::Start { path: directory, error: again.exec() });
     }
-    let is_machine = options.workload_group.is_some() || options.workload_entry.is_some();
-    if is_machine && options.ip.is_loopback() && options.mode.is_none() {
+    if options.is_machine() && options.ip.is_loopback() && options.mode.is_none() {
         let failed = |error| MachineError::NoAddress { controller: options.discovery.clone(), error };
-        options.ip = local_address(&options.discovery).map_err(failed)?;
+        options.ip = local_address(&options.discovery, options.mark()).map_err(failed)?;
     }
     Ok(options)
 }
@@ -97,15 +96,18 @@ fn parse(text: &str) -> Result<BTreeMap<String, String>, (usize, String)> {
     Ok(variables)
 }
 
-/// Returns the address from which connections to a host and port leave the machine. Nothing is sent.
-fn local_address(host_and_port: &str) -> io::Result<std::net::IpAddr> {
-    let address: SocketAddr = host_and_port
-        .to_socket_addrs()?
-        .next()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))?;
-    let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
+/// Returns the address from which connections to a host and port leave the machine. Nothing is sent there. The host is resolved by
+/// queries with the proxy's mark: others are redirected to the proxy, which does not run yet.
+fn local_address(controller: &str, mark: Option<u32>) -> io::Result<IpAddr> {
+    let invalid = || io::Error::new(io::ErrorKind::InvalidInput, "it is not HOST:PORT");
+    let (host, port) = controller.rsplit_once(':').ok_or_else(invalid)?;
+    let port: u16 = port.parse().map_err(|_| invalid())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let addresses = runtime.block_on(runtime::resolve::lookup(host, mark))?;
+    let address = *addresses.first().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "it has no address"))?;
+    let any: SocketAddr = if address.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
     let socket = UdpSocket::bind(any)?;
-    socket.connect(address)?;
+    socket.connect((address, port))?;
     Ok(socket.local_addr()?.ip())
 }
 
@@ -147,7 +149,9 @@ mod tests {
 
     #[test]
     fn the_address_is_that_of_connections_to_the_controller() {
-        assert_eq!(local_address("127.0.0.1:15012").unwrap(), std::net::IpAddr::from([127, 0, 0, 1]));
-        assert!(local_address("15012").is_err());
+        assert_eq!(local_address("127.0.0.1:15012", None).unwrap(), IpAddr::from([127, 0, 0, 1]));
+        for wrong in ["15012", "127.0.0.1:", "127.0.0.1:x"] {
+            assert!(local_address(wrong, None).is_err(), "{wrong}");
+        }
     }
 }

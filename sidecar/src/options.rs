@@ -173,6 +173,11 @@ impl Options {
         (!self.no_capture).then_some(net::PROXY_MARK)
     }
 
+    /// Returns whether the workload is no pod.
+    pub fn is_machine(&self) -> bool {
+        self.workload_group.is_some() || self.workload_entry.is_some()
+    }
+
     /// Returns the name of the pod, or what stands for it if the workload is none; `None` if the options have neither.
     pub fn workload(&self) -> Option<String> {
         match (&self.workload_group, &self.workload_entry) {

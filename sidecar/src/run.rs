@@ -216,7 +216,8 @@ async fn run_sidecar(
         &signal,
         drained,
         options.drain_times(),
-        (!options.no_capture).then(application_ended),
+        // Other processes of a machine do not end with the sidecar.
+        (!options.no_capture && !options.is_machine()).then(application_ended),
     );
     let running = async {
         let controller = match &options.controller_identity {

@@ -67,7 +67,8 @@ struct Sidecar {
 
 impl Sidecar {
     fn start(lab: &Lab, files: &str) -> Self {
-        let command = format!("isthmus sidecar --from {files} >>{files}/log 2>&1 & echo $!");
+        let program = program(lab);
+        let command = format!("{program} sidecar --from {files} >>{files}/log 2>&1 & echo $!");
         let pid = lab.exec(MACHINE, &["sh", "-c", &command]).ok().trim().to_owned();
         Sidecar { pid }
     }
@@ -75,6 +76,10 @@ impl Sidecar {
     fn stop(self, lab: &Lab) {
         lab.exec(MACHINE, &["kill", "-9", &self.pid]).ok();
     }
+}
+
+fn program(lab: &Lab) -> String {
+    lab.directory.path("isthmus").display().to_string()
 }
 
 fn request(lab: &Lab, from: &str, url: &str) -> Outcome {
@@ -113,7 +118,7 @@ fn a_process_outside_kubernetes_is_a_workload_of_the_mesh_while_its_proxy_is_con
         let mode = std::fs::metadata(format!("{files}/{file}")).expect(file).permissions().mode();
         assert_eq!(mode & 0o077, 0, "{file}: {mode:o}");
     }
-    lab.exec(MACHINE, &["isthmus", "sidecar", "--from", &files, "init"]).ok();
+    lab.exec(MACHINE, &[&program(&lab), "sidecar", "--from", &files, "init"]).ok();
     let sidecar = Sidecar::start(&lab, &files);
 
     // Others call it by mutual TLS alone, and it knows who they are.

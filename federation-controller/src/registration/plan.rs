@@ -17,6 +17,8 @@ use crate::objects::{Key, Record as _, Text, WorkloadEntry};
 const WRITES: usize = 100;
 /// The time for a write to arrive by the watch, before it is made again.
 const AGAIN: Duration = Duration::from_secs(5);
+/// The shortest time between writes of the health of one entry, however often its proxy reports another.
+const BETWEEN: Duration = Duration::from_secs(1);
 /// The time that proxies have to connect to a controller that has started, before their entries are removed.
 const FIRST: Duration = Duration::from_secs(60);
 
@@ -123,7 +125,11 @@ impl Plan {
             }
         }
         self.written.retain(|_, (_, at)| now < *at + AGAIN);
-        actions.retain(|action| self.written.get(action.key()).is_none_or(|(written, _)| written != action));
+        actions.retain(|action| match self.written.get(action.key()) {
+            Some((written, _)) if written == action => false,
+            Some((_, at)) => !matches!(action, Action::Health { .. }) || now >= *at + BETWEEN,
+            None => true,
+        });
         actions.truncate(WRITES);
         self.written.extend(actions.iter().map(|action| (action.key().clone(), (action.clone(), now))));
         actions

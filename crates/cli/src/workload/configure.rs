@@ -27,6 +27,8 @@ use crate::access::{AccessOptions, ClusterAccess};
 /// The port of the controller for proxies of its own cluster, and that of a gateway without a label.
 const DISCOVERY_PORT: u16 = 15012;
 const GATEWAY_PORT: i32 = 15443;
+/// The port of SSH.
+const SSH: &str = "22";
 /// The port of a gateway Service, if it is not [`GATEWAY_PORT`].
 const GATEWAY_PORT_LABEL: &str = "networking.istio.io/gatewayPort";
 
@@ -225,6 +227,8 @@ fn environment(args: &ConfigureArgs, found: &Found) -> String {
     if let Some(ip) = args.internal_ip {
         line("INSTANCE_IP", &ip.to_string());
     }
+    // An administrator has no identity in the mesh, and must not be locked out by strict mutual TLS.
+    line("EXCLUDE_INBOUND_PORTS", SSH);
     let name = format!("{CONTROLLER}.{SYSTEM_NAMESPACE}.svc");
     match (&args.discovery, &found.gateway) {
         (Some(address), _) | (None, Some(address)) => {

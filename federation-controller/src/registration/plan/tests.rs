@@ -138,5 +138,6 @@ fn health_is_written_when_it_differs() {
     assert_eq!(plan.next(&world.0, &with(ApplicationHealth::Healthy), start), write(true));
     world.put_entry("db-10.0.0.1", "db", true);
     assert_eq!(plan.next(&world.0, &with(ApplicationHealth::Healthy), start), []);
-    assert_eq!(plan.next(&world.0, &with(ApplicationHealth::Unhealthy), start), write(false));
+    assert_eq!(plan.next(&world.0, &with(ApplicationHealth::Unhealthy), start), [], "it has just been written");
+    assert_eq!(plan.next(&world.0, &with(ApplicationHealth::Unhealthy), start + BETWEEN), write(false));
 }
