@@ -138,17 +138,21 @@ impl<'a> Entries<'a> {
     fn endpoints(&self, entry: &ServiceEntry, spec: &ServiceEntrySpec) -> Vec<EntryEndpoint> {
         let of = |workload: &WorkloadEntrySpec| self.workload(entry, spec, workload);
         let mut endpoints: Vec<EntryEndpoint> = match spec.resolution {
-            Resolution::None | Resolution::DynamicDns => Vec::new(),
+            Resolution::None => Vec::new(),
+            Resolution::DynamicDns => self.named_by_host(&of),
             _ if spec.workload_selector.is_some() => self.selected(entry, spec),
             Resolution::Static => spec.endpoints.iter().filter_map(of).collect(),
-            Resolution::Dns | Resolution::DnsRoundRobin if spec.endpoints.is_empty() => {
-                let host = WorkloadEntrySpec { address: self.host.to_string(), ..WorkloadEntrySpec::default() };
-                of(&host).into_iter().collect()
-            }
+            Resolution::Dns | Resolution::DnsRoundRobin if spec.endpoints.is_empty() => self.named_by_host(&of),
             Resolution::Dns | Resolution::DnsRoundRobin => spec.endpoints.iter().filter_map(of).collect(),
         };
         endpoints.truncate(MAX_ENDPOINTS);
         endpoints
+    }
+
+    /// Returns the endpoint that has the name of the host itself.
+    fn named_by_host(&self, of: impl Fn(&WorkloadEntrySpec) -> Option<EntryEndpoint>) -> Vec<EntryEndpoint> {
+        let host = WorkloadEntrySpec { address: self.host.to_string(), ..WorkloadEntrySpec::default() };
+        of(&host).into_iter().collect()
     }
 
     /// Returns the workloads that an entry selects. Names are not resolved for them.
@@ -302,9 +306,10 @@ fn protocol(of: &str) -> Protocol {
 
 fn resolution(of: Resolution) -> discovery::Resolution {
     match of {
-        Resolution::None | Resolution::DynamicDns => discovery::Resolution::None,
+        Resolution::None => discovery::Resolution::None,
         Resolution::Static => discovery::Resolution::Static,
         Resolution::Dns => discovery::Resolution::Dns,
         Resolution::DnsRoundRobin => discovery::Resolution::DnsRoundRobin,
+        Resolution::DynamicDns => discovery::Resolution::DynamicDns,
     }
 }

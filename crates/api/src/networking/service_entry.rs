@@ -275,6 +275,11 @@ impl EntryPort {
         !self.protocol.eq_ignore_ascii_case("UDP")
     }
 
+    /// Returns whether requests or connections have the name of their host.
+    pub fn names_hosts(&self) -> bool {
+        matches!(&*self.protocol.to_ascii_uppercase(), "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB" | "HTTPS" | "TLS")
+    }
+
     /// Returns the port of an endpoint.
     pub fn target(&self) -> u32 {
         if self.target_port == 0 { self.number } else { self.target_port }

@@ -296,7 +296,7 @@ impl Service {
     /// Returns the names of endpoints whose addresses are resolved.
     pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.endpoints().iter().filter_map(|endpoint| match &endpoint.reach {
-            Reach::Named(named) => Some(&named.host),
+            Reach::Named(named) => Some(&named.host).filter(|_| !self.is_dynamic()),
             Reach::Direct(_) | Reach::Gateways(_) => None,
         })
     }
@@ -304,6 +304,12 @@ impl Service {
     /// Returns whether connections go to the address that the application connected to.
     pub fn passes_through(&self) -> bool {
         self.entry.as_ref().is_some_and(|entry| entry.resolution == Resolution::None)
+    }
+
+    /// Returns whether the host of each request or connection is resolved.
+    pub fn is_dynamic(&self) -> bool {
+        self.hostname.starts_with('*')
+            && self.entry.as_ref().is_some_and(|entry| entry.resolution == Resolution::DynamicDns)
     }
 
     /// Returns the endpoints, none if they have not arrived.

@@ -81,9 +81,6 @@ fn hosts(entry: &ServiceEntry, check: &mut Check) {
             check.error(format!("is {:?} a second time; remove one", names::shown(host)));
         }
     });
-    if spec.resolution == Resolution::DynamicDns {
-        check.warn_of("resolution", "is DYNAMIC_DNS, which has no effect: write the hosts, with resolution DNS");
-    }
 }
 
 fn ports(all: &[EntryPort], resolution: Resolution, check: &mut Check) {
@@ -101,6 +98,12 @@ fn ports(all: &[EntryPort], resolution: Resolution, check: &mut Check) {
         if !port.protocol.is_empty() && !PROTOCOLS.iter().any(|known| port.protocol.eq_ignore_ascii_case(known)) {
             let protocol = names::shown(&port.protocol);
             check.error_of("protocol", format!("is {protocol:?}, but must be one of {}", PROTOCOLS.join(", ")));
+        }
+        if resolution == Resolution::DynamicDns && !port.names_hosts() {
+            check.warn_of(
+                "protocol",
+                "has no host to resolve, so connections to wildcards go nowhere; write HTTP or TLS",
+            );
         }
         if !port.is_tcp() {
             check.warn_of("protocol", "is UDP, which the mesh does not carry: the port has no effect");

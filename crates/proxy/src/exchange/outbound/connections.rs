@@ -67,7 +67,10 @@ pub async fn named(
     let Some(service) = worker.view.by_host(&name).await.found() else { return Ok(None) };
     let port = downstream.destination.port();
     let opaque = service.port(port).is_some_and(|port| matches!(port.protocol, Protocol::Tcp | Protocol::Unknown));
-    Ok(opaque.then(|| Destination::at(&service, port, None, downstream.destination, worker)))
+    if !opaque {
+        return Ok(None);
+    }
+    Ok(Some(Destination::of_host(&service, port, &name, downstream.destination, worker).await))
 }
 
 fn chosen(destinations: &[RouteDestination]) -> Option<&RouteDestination> {
