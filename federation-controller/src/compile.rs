@@ -31,6 +31,7 @@ mod listeners;
 mod members;
 mod mesh;
 pub mod policies;
+mod probe;
 pub mod resource;
 pub(crate) mod rules;
 mod scope;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use identity::Identity;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -62,6 +62,8 @@ pub struct Shared {
     pub state: Arc<State>,
     /// The open streams.
     pub proxies: Proxies,
+    /// Notified when a proxy that is to be registered comes, goes or reports.
+    pub(crate) members_changed: Notify,
     streams: Budgets,
     connections: Budgets,
     events: Queues,
@@ -72,7 +74,8 @@ impl Shared {
     /// Creates the state of a server without streams. The coming and going of streams is sent to `events`.
     pub fn new(state: Arc<State>, events: Queues, limits: Limits) -> Arc<Self> {
         let (streams, connections) = (Budgets::of_streams(), Budgets::of_connections());
-        Arc::new(Shared { state, proxies: Proxies::default(), streams, connections, events, limits })
+        let (proxies, members_changed) = (Proxies::default(), Notify::new());
+        Arc::new(Shared { state, proxies, members_changed, streams, connections, events, limits })
     }
 
     /// Returns how many connections each client of the discovery port may have. The trust of `identity` verifies clients.

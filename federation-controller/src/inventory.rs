@@ -28,11 +28,13 @@ mod gateways;
 mod hosts;
 mod keys;
 mod lists;
+pub mod machines;
 pub mod networks;
 mod notices;
 mod pending;
 mod policy_conflicts;
 mod proxy_configs;
+pub(crate) mod registered;
 mod relation;
 mod rule_changes;
 mod rule_notices;
@@ -439,6 +441,12 @@ impl Inventory {
     /// certificate authority is loaded; no proxy is served before that.
     pub fn serves_others(&self) -> bool {
         self.trust.as_ref().is_none_or(|trust| trust.serves_others)
+    }
+
+    /// Returns whether one of the controller's own services is reached through the gateway of its cluster.
+    pub fn exposes(&self, own: &Key) -> bool {
+        let for_workloads = || self.primary().is_some_and(|of| !of.workload_groups().is_empty());
+        self.serves_others() || (*own.name == *OWN_SERVICES[0].0 && for_workloads())
     }
 
     /// The trust domain.

@@ -30,6 +30,7 @@ pub mod pipeline;
 pub mod ports;
 pub mod publish;
 mod recorder;
+mod registration;
 mod rule_status;
 mod run;
 mod slots;

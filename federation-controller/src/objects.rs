@@ -46,8 +46,8 @@ pub use rule::{
     AuthorizationPolicy, DestinationRule, PeerAuthentication, ProxyConfig, RequestAuthentication, Rule, RuleProblem,
     RuleSpec, Sidecar, VirtualService,
 };
-pub use service::{Service, ServicePort};
-pub use service_entry::{ServiceEntry, WorkloadEntry};
+pub use service::{Service, ServicePort, TargetPort};
+pub use service_entry::{ServiceEntry, WorkloadEntry, WorkloadGroup};
 pub use service_rules::{HttpRouteGroup, ServiceProfile, TrafficSplit};
 pub use slice::{Slice, SliceEndpoint, Spot};
 
@@ -84,6 +84,7 @@ macro_rules! for_each_kind {
             request_authentications: RequestAuthentication, change_security_policy;
             service_entries: ServiceEntry, change_service_entry;
             workload_entries: WorkloadEntry, change_workload_entry;
+            workload_groups: WorkloadGroup, change_workload_group;
         }
     };
 }

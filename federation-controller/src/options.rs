@@ -84,6 +84,9 @@ pub struct Options {
     /// Time from the deletion of a cluster's remote secret to the removal of the cluster, in seconds
     #[arg(long, env = "ISTHMUS_REMOVAL_GRACE", default_value = "5", value_parser = seconds_or_none)]
     pub removal_grace: Duration,
+    /// Time from the end of the stream of a workload that is no pod to the removal of its registered WorkloadEntry, in seconds
+    #[arg(long, env = "PILOT_WORKLOAD_ENTRY_GRACE_PERIOD", default_value = "10", value_parser = grace)]
+    pub workload_entry_grace: Duration,
     /// Log filter: a level (error, warn, info, debug, trace) or target=level,…
     #[arg(long, env = "ISTHMUS_LOG", default_value = "info,kube_client::client=off")]
     pub log: String,
@@ -97,6 +100,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(seconds) if seconds > 0.0 && seconds < 1e9 => Ok(Duration::from_secs_f64(seconds)),
         _ => Err("expected a number of seconds greater than 0 and less than 1000000000, such as 1 or 0.5".into()),
     }
+}
+
+/// Parses a number of seconds, which may have the unit that Istio's variable has.
+fn grace(text: &str) -> Result<Duration, String> {
+    seconds_or_none(text.strip_suffix('s').unwrap_or(text))
 }
 
 fn seconds_or_none(text: &str) -> Result<Duration, String> {

@@ -23,7 +23,7 @@ use crate::inventory::{NoticedKind, ObjectNotice};
 use crate::objects::{
     AuthorizationPolicy, DestinationRule, Export, Gateway, HttpRouteGroup, Kind, PeerAuthentication, ProxyConfig,
     Record, RequestAuthentication, Service, ServiceEntry, ServiceProfile, Sidecar, Text, TrafficSplit, VirtualService,
-    WorkloadEntry,
+    WorkloadEntry, WorkloadGroup,
 };
 use crate::pipeline::State;
 
@@ -137,6 +137,7 @@ async fn write(client: Client, notice: &ObjectNotice) -> Result<(), Trouble> {
         NoticedKind::Watched(Kind::Sidecar) => resource::<Sidecar>(),
         NoticedKind::Watched(Kind::ProxyConfig) => resource::<ProxyConfig>(),
         NoticedKind::Watched(Kind::WorkloadEntry) => resource::<WorkloadEntry>(),
+        NoticedKind::Watched(Kind::WorkloadGroup) => resource::<WorkloadGroup>(),
         NoticedKind::Annotated | NoticedKind::Watched(_) => resource::<Service>(),
     };
     let objects: Api<DynamicObject> = Api::namespaced_with(client.clone(), &notice.object.namespace, &resource);

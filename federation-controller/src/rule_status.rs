@@ -30,7 +30,7 @@ use crate::inventory::{Inventory, RuleState};
 use crate::objects::{
     AuthorizationPolicy, DestinationRule, Gateway, HttpRouteGroup, Key, Kind, PeerAuthentication, ProxyConfig, Record,
     RequestAuthentication, RuleProblem, ServiceEntry, ServiceProfile, Sidecar, TrafficSplit, VirtualService,
-    WorkloadEntry,
+    WorkloadEntry, WorkloadGroup,
 };
 
 /// How often the states of rules are looked at.
@@ -158,6 +158,7 @@ async fn write(client: Client, of: &StatusOf) -> Result<(), Trouble> {
         Kind::Sidecar => resource::<Sidecar>(),
         Kind::ProxyConfig => resource::<ProxyConfig>(),
         Kind::WorkloadEntry => resource::<WorkloadEntry>(),
+        Kind::WorkloadGroup => resource::<WorkloadGroup>(),
         Kind::TrafficSplit => resource::<TrafficSplit>(),
         Kind::HttpRouteGroup => resource::<HttpRouteGroup>(),
         Kind::ServiceProfile => resource::<ServiceProfile>(),

@@ -56,7 +56,7 @@ fn service_of(cluster: usize, service: usize) -> Service {
         namespace: "default".into(),
         name: format!("s{service}").into(),
         cluster_ips: vec![[10, 96 + cluster as u8, (service / 250) as u8, (service % 250) as u8].into()],
-        ports: vec![ServicePort { name: "http".into(), number: 80, node_port: 0, protocol: Default::default() }],
+        ports: vec![ServicePort { name: "http".into(), number: 80, ..Default::default() }],
         selects: true,
         ..Default::default()
     }

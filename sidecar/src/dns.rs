@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use hickory_proto::rr::DNSClass;
 use wire::Kind;
 use wire::client::{Outcome, Subscriber};
@@ -73,12 +74,23 @@ impl Names {
     /// Returns the answer to a query, and requests the service from the controller if it is not known.
     async fn answer(&self, query: &Query) -> Answer {
         let Some(name) = self.mesh_name(query) else { return Answer::NotInMesh };
-        match self.service(&name.service).await {
-            // As if it were not in the mesh: another server may know its name.
-            Some(service) if !self.published.newest().knows(&service) => Answer::NotInMesh,
-            Some(service) => name.answer(&service, query.record_type(), &self.pod),
-            None => Answer::NotInMesh,
+        let service = match self.service(&name.service).await {
+            Some(service) => Some(service),
+            None => self.wildcard_of(&name.service).await,
+        };
+        // A service that the proxy does not see is as if it were not in the mesh: another server may know its name.
+        let seen = service.filter(|service| self.published.newest().knows(service));
+        seen.map_or(Answer::NotInMesh, |service| name.answer(&service, query.record_type(), &self.pod))
+    }
+
+    /// Returns the service of the longest wildcard of ServiceEntries for a host, if it has addresses to answer with.
+    async fn wildcard_of(&self, host: &str) -> Option<Arc<Service>> {
+        if !self.published.newest().settings.wildcard_entries {
+            return None;
         }
+        let wildcards: Vec<String> = mesh::wildcards_of(host).collect();
+        let found = join_all(wildcards.iter().map(|wildcard| self.service(wildcard))).await;
+        found.into_iter().flatten().next().filter(|service| !service.dns_addresses().is_empty())
     }
 
     fn mesh_name(&self, query: &Query) -> Option<MeshName> {

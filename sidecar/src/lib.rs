@@ -10,7 +10,9 @@
 mod capture;
 mod captured;
 pub mod dns;
+mod health;
 pub mod inbound;
+mod machine;
 pub mod options;
 pub mod outbound;
 mod pages;

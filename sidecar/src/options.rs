@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use identity::SpiffeId;
 use runtime::admin::Addresses;
+use wire::name;
 
 /// Options of the sidecar.
 #[derive(Debug, Clone, clap::Args)]
@@ -15,6 +16,17 @@ pub struct Options {
     /// The mode, if it is not running the proxy.
     #[command(subcommand)]
     pub mode: Option<Mode>,
+    /// Directory with what a workload that is no pod needs to join the mesh, which `isthmus workload entry configure` writes:
+    /// options as environment variables in `cluster.env`, a token and roots. Options of the command line and of the environment
+    /// take precedence.
+    #[arg(long, env = "ISTHMUS_FROM", value_name = "DIRECTORY", global = true)]
+    pub from: Option<PathBuf>,
+    /// WorkloadGroup of the workload, if it is no pod: the controller registers a WorkloadEntry for it.
+    #[arg(long, env = "ISTIO_META_AUTO_REGISTER_GROUP", value_name = "NAME", conflicts_with = "workload_entry")]
+    pub workload_group: Option<String>,
+    /// WorkloadEntry of the workload, if it is no pod and its WorkloadEntry is written by hand.
+    #[arg(long, env = "ISTHMUS_WORKLOAD_ENTRY", value_name = "NAME")]
+    pub workload_entry: Option<String>,
     /// Name of the pod's cluster.
     #[arg(long, env = "ISTIO_META_CLUSTER_ID", default_value = "Kubernetes")]
     pub cluster: String,
@@ -33,6 +45,10 @@ pub struct Options {
     /// Address of the controller, as HOST:PORT.
     #[arg(long, env = "DISCOVERY_ADDRESS", default_value = "isthmus-controller.isthmus-system.svc:15012")]
     pub discovery: String,
+    /// Name of the controller, which is sent as SNI and which its certificate must have, if it is not the host of its address:
+    /// of the address of an east-west gateway, for example.
+    #[arg(long, env = "ISTHMUS_DISCOVERY_NAME")]
+    pub discovery_name: Option<String>,
     /// SPIFFE ID of the controller. Without it, the controller is known by the DNS name of its address.
     #[arg(long, env = "ISTHMUS_CONTROLLER_IDENTITY")]
     pub controller_identity: Option<SpiffeId>,
@@ -155,6 +171,20 @@ impl Options {
     /// Returns the firewall mark that exempts the proxy's own connections from capture; `None` without capture.
     pub fn mark(&self) -> Option<u32> {
         (!self.no_capture).then_some(net::PROXY_MARK)
+    }
+
+    /// Returns whether the workload is no pod.
+    pub fn is_machine(&self) -> bool {
+        self.workload_group.is_some() || self.workload_entry.is_some()
+    }
+
+    /// Returns the name of the pod, or what stands for it if the workload is none; `None` if the options have neither.
+    pub fn workload(&self) -> Option<String> {
+        match (&self.workload_group, &self.workload_entry) {
+            (Some(group), _) => Some(name::workload_entry(&name::registered(group, self.ip, &self.network))),
+            (None, Some(entry)) => Some(name::workload_entry(entry)),
+            (None, None) => Some(self.pod.clone()).filter(|pod| !pod.is_empty()),
+        }
     }
 
     /// Returns the listen addresses of admin, health and metrics.

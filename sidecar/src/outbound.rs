@@ -57,11 +57,12 @@ async fn carry(stream: TcpStream, client: SocketAddr, admitted: Admitted, captur
         }
         _ => destination,
     };
+    // A wildcard of DYNAMIC_DNS leads to the server name, whatever the address.
+    let dynamic = matches!(&found, Lookup::Found(found) if found.service.is_dynamic());
+    let by_name = dynamic || destination.is_outside();
     let named = match detected {
         Detected::Opaque
-            if destination.is_outside()
-                && io.prefix().first() == Some(&TLS_HANDSHAKE)
-                && worker.view.snapshot().settings.entries =>
+            if by_name && io.prefix().first() == Some(&TLS_HANDSHAKE) && worker.view.snapshot().settings.entries =>
         {
             let within = worker.view.snapshot().settings.detection_timeout;
             outbound::connections::named(&mut io, &downstream, within, worker).await?

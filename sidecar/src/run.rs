@@ -22,7 +22,7 @@ use wire::name::{Node, Role};
 use crate::capture::original_destination;
 use crate::options::{InitOptions, Listener, Mode, Options, any};
 use crate::workers::{self, Listeners, SidecarSetup};
-use crate::{dns, pages};
+use crate::{dns, health, machine, pages};
 
 /// The default of the maximum number of workers: a sidecar shares its machine with the application.
 const MAX_WORKERS: usize = 2;
@@ -43,7 +43,9 @@ enum Fatal {
     Log(#[from] telemetry::logging::LevelError),
     #[error("--discovery: {0}")]
     Controller(#[from] enrol::AddressError),
-    #[error("the pod's name is unknown; set --pod or POD_NAME")]
+    #[error(
+        "the pod's name is unknown; set --pod or POD_NAME, or --workload-group or --workload-entry for a workload that is no pod"
+    )]
     NoName,
     #[error("cannot listen at {address}: {error}")]
     Listen { address: SocketAddr, error: io::Error },
@@ -57,6 +59,13 @@ enum Fatal {
 
 /// Runs the sidecar, or the mode that the options select, until it ends.
 pub fn run(options: Options) -> ExitCode {
+    let options = match machine::read(options) {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("isthmus sidecar: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let done = match options.mode.clone() {
         Some(Mode::Init(init)) => install_capture(&options, init),
         None => serve(options),
@@ -93,10 +102,13 @@ fn install_capture(options: &Options, init: InitOptions) -> Result<(), Fatal> {
 
 fn serve(options: Options) -> Result<(), Fatal> {
     telemetry::logging::init(&options.log, options.log_json)?;
-    if options.pod.is_empty() {
+    if options.workload().is_none() {
         return Err(Fatal::NoName);
     }
     let mut controller = options.discovery.parse::<Controller>()?;
+    if let Some(name) = &options.discovery_name {
+        controller = controller.named(name)?;
+    }
     if let Some(mark) = options.mark() {
         controller = controller.marked(mark);
     }
@@ -204,7 +216,8 @@ async fn run_sidecar(
         &signal,
         drained,
         options.drain_times(),
-        (!options.no_capture).then(application_ended),
+        // Other processes of a machine do not end with the sidecar.
+        (!options.no_capture && !options.is_machine()).then(application_ended),
     );
     let running = async {
         let controller = match &options.controller_identity {
@@ -221,11 +234,12 @@ async fn run_sidecar(
         let _ = shown.identity.set(enrolled.identity.clone());
         has_identity.done();
 
+        let pod = options.workload().unwrap_or_default();
         let setup = SidecarSetup {
             node: Node {
                 role: Role::Sidecar,
                 ip: options.ip,
-                pod: options.pod.clone(),
+                pod: pod.clone(),
                 namespace: options.namespace.clone(),
                 cluster: options.cluster.clone(),
             },
@@ -239,13 +253,19 @@ async fn run_sidecar(
             registry: registry.clone(),
             drain: watch,
         };
-        let _ = shown.node.set(format!("{}.{}", options.pod, options.namespace));
+        let _ = shown.node.set(format!("{pod}.{}", options.namespace));
         let _ = shown.address.set(options.ip);
         let mut sidecar = workers::start(setup, move || enrolled.channel())?;
         // The cells are empty: they are set here only.
         let _ = shown.published.set(sidecar.published.clone());
         let _ = logs.set(sidecar.logs.clone());
         let _ = shown.observed.set((options.cluster.clone(), sidecar.observed.clone()));
+        if let Some(group) = options.workload_group.clone() {
+            let network = options.network.clone();
+            sidecar.report.update(|report| (report.workload_group, report.network) = (group, network));
+            let checks = health::Checks { address: options.ip, mark: options.mark() };
+            tokio::task::spawn_local(health::report(sidecar.published.clone(), checks, sidecar.report.clone()));
+        }
         if options.dns_port != 0 {
             let (cluster, network) = (options.cluster.as_str().into(), options.network.as_str().into());
             let names = dns::Names::new(cluster, network, sidecar.published.clone(), sidecar.subscriber.clone());
@@ -254,7 +274,7 @@ async fn run_sidecar(
         }
         sidecar.opened().await;
         has_inbound.done();
-        tracing::info!(cluster = %options.cluster, pod = %options.pod, "ready");
+        tracing::info!(cluster = %options.cluster, pod, "ready");
         control::reclaim_when_idle();
         std::future::pending::<()>().await;
         drop(sidecar);

@@ -13,7 +13,9 @@ use futures_util::future::join_all;
 use identity::Identity;
 use proxy::listener::{self, BACKLOG};
 use proxy::mesh::{self, MeshStore, MeshView, ProxyLocation, Published};
-use proxy::report::{AccessLog, AccessLogFiles, ObservedTraffic, WorkerTelemetry, observe_clusters, report_refusals};
+use proxy::report::{
+    AccessLog, AccessLogFiles, ControllerReport, ObservedTraffic, WorkerTelemetry, observe_clusters, report_refusals,
+};
 use proxy::worker::Worker;
 use runtime::admission::Admission;
 use runtime::drain::Watch;
@@ -71,6 +73,8 @@ pub struct Running {
     pub published: Arc<Published>,
     /// The subscriber to discovery.
     pub subscriber: Subscriber,
+    /// The report to the controller.
+    pub report: ControllerReport,
     /// The access logs.
     pub logs: AccessLogFiles,
     /// What the workload has accepted.
@@ -100,7 +104,8 @@ pub fn start(setup: SidecarSetup, channel: impl Fn() -> Channel + 'static) -> io
     };
     let (published, subscriber) = discover(&node, &location, &identity, mark, channel);
     observe_clusters(&registry, &published);
-    tokio::task::spawn_local(report_refusals(registry.clone(), subscriber.clone()));
+    let report = ControllerReport::new(subscriber.clone());
+    tokio::task::spawn_local(report_refusals(registry.clone(), report.clone()));
     let observed = ObservedTraffic::default();
     let logs = AccessLogFiles::new(registry.clone());
     let own_listeners = own_listeners(&listeners)?;
@@ -128,7 +133,7 @@ pub fn start(setup: SidecarSetup, channel: impl Fn() -> Channel + 'static) -> io
             work(Rc::new(captured), listeners, opening).await;
         }
     })?;
-    Ok(Running { workers, published, subscriber, logs, observed, opening })
+    Ok(Running { workers, published, subscriber, report, logs, observed, opening })
 }
 
 /// Returns the addresses of all listeners, each once.

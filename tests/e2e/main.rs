@@ -30,4 +30,5 @@ mod slow_network;
 mod support;
 mod tokens;
 mod topologies;
+mod virtual_machines;
 mod without_effect;

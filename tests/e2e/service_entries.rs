@@ -63,6 +63,35 @@ fn entry(name: &str, spec: &str) -> String {
 }
 
 #[test]
+fn hosts_below_a_wildcard_are_resolved_and_have_routes_of_their_own() {
+    let lab = lab();
+    // The cluster's name server has the names of pods: `10-244-0-7.default.pod.cluster.local`.
+    let host = format!("{}.default.pod.cluster.local", pod_ip(&lab, "west", "plain").replace('.', "-"));
+    let wildcard = "{hosts: ['*.default.pod.cluster.local'], resolution: DYNAMIC_DNS, ports: [{number: 80, name: http, protocol: HTTP, targetPort: 9080}]}";
+    lab.apply("west", &entry("wildcard", wildcard));
+    // Nobody listens on port 80 of the pod.
+    answers(&lab, FRONTEND, &format!("http://{host}/"), "plain");
+    let elsewhere = ["--resolve", &*format!("{host}:80:192.0.2.1"), &*format!("http://{host}/")];
+    assert_eq!(status(&lab, FRONTEND, &elsewhere), "200", "by the host of the request");
+    assert_eq!(
+        status(&lab, FRONTEND, &["http://127-0-0-1.default.pod.cluster.local/"]),
+        "503",
+        "an address of this pod"
+    );
+    lab.apply(
+        "west",
+        &format!("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: below}}\nspec:\n  hosts: ['{host}']\n  http:\n  - {{match: [{{uri: {{prefix: /teapot}}}}], directResponse: {{status: 418}}}}\n  - {{route: [{{destination: {{host: '{host}'}}}}]}}\n"),
+    );
+    let routed = eventually(SOON, || match &*status(&lab, FRONTEND, &[&format!("http://{host}/teapot")]) {
+        "418" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    routed.expect("the route");
+    answers(&lab, FRONTEND, &format!("http://{host}/"), "plain");
+    lab.down();
+}
+
+#[test]
 fn hosts_of_entries_are_reached_by_name() {
     let lab = lab();
     let (plain, in_east) = (pod_ip(&lab, "west", "plain"), pod_ip(&lab, "east", "plain-east"));

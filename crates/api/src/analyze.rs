@@ -47,7 +47,6 @@ pub fn analyze(objects: &[Object], suppressions: &[Suppression]) -> Vec<Message>
         validate(object, &mut report);
         match (object.group(), object.kind()) {
             (networking::GROUP, "Gateway") => gateways::check(object, &world, &mut report),
-            (networking::GROUP, "ServiceEntry") => services::check_entry(object, &mut report),
             ("", "Service") => services::check(object, &mut report),
             ("", "Namespace") => injection::check_namespace(object, &mut report),
             ("", "Pod") => {

@@ -1,5 +1,5 @@
 //! Istio's routing (`networking.istio.io`): [`VirtualService`], [`DestinationRule`], [`Gateway`], [`ServiceEntry`],
-//! [`WorkloadEntry`] and [`Sidecar`].
+//! [`WorkloadEntry`], [`WorkloadGroup`] and [`Sidecar`].
 //!
 //! - [`virtual_service`], [`http_route`], [`http_match`]: which requests and connections go where.
 //! - [`destination_rule`], [`traffic_policy`], [`load_balancer`]: subsets of a host, and the policies of connections to it.
@@ -34,7 +34,9 @@ pub use destination_rule::{DestinationRule, DestinationRuleSpec};
 pub use gateway::{Gateway, GatewaySpec};
 pub use problem::{Problem, Severity};
 pub use proxy_config::{ProxyConfig, ProxyConfigSpec};
-pub use service_entry::{ServiceEntry, ServiceEntrySpec, WorkloadEntry, WorkloadEntrySpec};
+pub use service_entry::{
+    ServiceEntry, ServiceEntrySpec, WorkloadEntry, WorkloadEntrySpec, WorkloadGroup, WorkloadGroupSpec,
+};
 pub use sidecar::{Sidecar, SidecarSpec};
 pub use virtual_service::{VirtualService, VirtualServiceSpec};
 
@@ -64,6 +66,7 @@ pub fn validate(group: &str, kind: &str, object: &Value) -> Vec<Problem> {
         (GROUP, "WorkloadEntry") => WorkloadEntry::from_value(object).validate(),
         (GROUP, "ProxyConfig") => ProxyConfig::from_value(object).validate(),
         (GROUP, "Sidecar") => Sidecar::from_value(object).validate(),
+        (GROUP, "WorkloadGroup") => WorkloadGroup::from_value(object).validate(),
         _ => Vec::new(),
     }
 }

@@ -153,7 +153,7 @@ fn secret(name: &str, namespace: &str, cacerts: &CaCerts) -> anyhow::Result<Stri
 }
 
 /// Writes a file that only its owner can read, because some contain keys.
-fn write(path: &Path, content: &str, force: bool) -> anyhow::Result<()> {
+pub(crate) fn write(path: &Path, content: &str, force: bool) -> anyhow::Result<()> {
     let mut options = fs::OpenOptions::new();
     options.write(true).mode(0o600);
     let options = if force { options.create(true).truncate(true) } else { options.create_new(true) };

@@ -43,6 +43,7 @@ const FOREIGN: &[ReadKind] = &[
     ReadKind::of("", "v1", "ConfigMap", "configmaps"),
     ReadKind::of("networking.istio.io", "v1", "WorkloadEntry", "workloadentries"),
     ReadKind::of("networking.istio.io", "v1", "Sidecar", "sidecars"),
+    ReadKind::of("networking.istio.io", "v1", "WorkloadGroup", "workloadgroups"),
     ReadKind::of("networking.istio.io", "v1beta1", "ProxyConfig", "proxyconfigs"),
     ReadKind::of("install.istio.io", "v1alpha1", "IstioOperator", "istiooperators"),
     ReadKind::of("multicluster.x-k8s.io", "v1alpha1", "ServiceExport", "serviceexports"),

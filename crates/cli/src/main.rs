@@ -18,6 +18,7 @@ mod sources;
 mod status;
 mod table;
 mod version;
+mod workload;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -56,6 +57,8 @@ enum IsthmusCommand {
     Analyze(analyze::AnalyzeArgs),
     /// Report what works of the objects of Istio, Linkerd or SMI
     Import(import::ImportArgs),
+    /// Prepare machines whose processes join the mesh
+    Workload(workload::WorkloadArgs),
     /// Print the version
     Version(version::VersionArgs),
     /// Print a completion script for a shell
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         IsthmusCommand::Authz(args) => block_on(authz::run(args)),
         IsthmusCommand::Analyze(args) => block_on(analyze::run(args)),
         IsthmusCommand::Import(args) => block_on(import::run(args)),
+        IsthmusCommand::Workload(args) => block_on(workload::run(args)),
         IsthmusCommand::Version(args) => block_on(version::run(args)),
         IsthmusCommand::Completion(args) => block_on(completion::run(args)),
         IsthmusCommand::Sidecar(options) => sidecar::run(options),

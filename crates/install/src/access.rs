@@ -30,6 +30,14 @@ const REVIEWING: RbacRule =
 const RECORDING: RbacRule =
     RbacRule { group: "", resources: &["events"], verbs: &["get", "create", "patch"], names: &[] };
 
+/// WorkloadEntries of the workloads that register for a WorkloadGroup.
+const REGISTERING: RbacRule = RbacRule {
+    group: "networking.istio.io",
+    resources: &["workloadentries"],
+    verbs: &["create", "patch", "delete"],
+    names: &[],
+};
+
 /// The status of rules of routing and of security policies.
 const REPORTING: [RbacRule; 5] = [
     status(
@@ -41,6 +49,7 @@ const REPORTING: [RbacRule; 5] = [
             "workloadentries/status",
             "sidecars/status",
             "proxyconfigs/status",
+            "workloadgroups/status",
         ],
     ),
     status("split.smi-spec.io", &["trafficsplits/status"]),
@@ -100,13 +109,11 @@ pub fn all(of: &Installation) -> Vec<Value> {
 
 fn controller(of: &Installation) -> Vec<Value> {
     let configuration = configuration();
-    let cluster_wide = WATCHED
-        .iter()
-        .chain(&configuration)
-        .chain(SERVING)
-        .chain(&WEBHOOKS)
-        .chain(&REPORTING)
-        .chain([&REVIEWING, &RECORDING]);
+    let cluster_wide = WATCHED.iter().chain(&configuration).chain(SERVING).chain(&WEBHOOKS).chain(&REPORTING).chain([
+        &REVIEWING,
+        &RECORDING,
+        &REGISTERING,
+    ]);
     let subjects = json!([{"kind": "ServiceAccount", "name": CONTROLLER, "namespace": of.namespace}]);
     let bound = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": CONTROLLER});
     let local = json!({"name": CONTROLLER, "namespace": of.root_namespace});

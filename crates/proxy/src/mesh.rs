@@ -8,6 +8,7 @@
 mod convert;
 mod destination;
 mod domain;
+mod dynamic;
 mod entry;
 mod map;
 mod model;
@@ -43,7 +44,7 @@ pub use store::{Applied, MeshStore, Published};
 pub use timeouts::{ConnectTimeouts, HEDGE_DELAY};
 pub use traffic::TrafficPolicy;
 pub use usage::release_unused;
-pub use view::{Lookup, MeshView, demand};
+pub use view::{Lookup, MeshView, demand, wildcards_of};
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -38,7 +38,7 @@ pub use observed::{Accepted, ObservedTraffic};
 use party::peer_party;
 pub use party::{OwnParty, endpoint_party};
 pub(crate) use policies::NO_POLICY;
-pub use refusals::report_refusals;
+pub use refusals::{ControllerReport, report_refusals};
 use routes::{ByRoute, RouteCounters};
 #[cfg(test)]
 mod tests;

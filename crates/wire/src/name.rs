@@ -84,6 +84,30 @@ pub fn parse_workload(name: &str) -> Option<(&str, &str, &str)> {
     parts.next().is_none().then_some(workload)
 }
 
+/// The beginning of the name in a node id and in the name of a [`crate::discovery::Workload`], in the place of the pod's, of a
+/// workload that is no pod. The name of its WorkloadEntry follows. No pod has a colon in its name.
+const WORKLOAD_ENTRY: &str = "workloadentry:";
+
+/// Returns `workloadentry:<name>`, which stands for the pod of a workload that is none.
+pub fn workload_entry(name: &str) -> String {
+    format!("{WORKLOAD_ENTRY}{name}")
+}
+
+/// Parses the form of [`workload_entry`], and returns the name of the WorkloadEntry.
+pub fn parse_workload_entry(pod: &str) -> Option<&str> {
+    pod.strip_prefix(WORKLOAD_ENTRY)
+}
+
+/// Returns `<group>-<address>[-<network>]`: the name of the WorkloadEntry that the controller registers for a proxy of a
+/// WorkloadGroup, as Istio names it.
+pub fn registered(group: &str, ip: IpAddr, network: &str) -> String {
+    let ip = ip.to_string().replace(':', "-");
+    match network {
+        "" => format!("{group}-{ip}"),
+        network => format!("{group}-{ip}-{network}"),
+    }
+}
+
 /// The role of a proxy: the first part of its node id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Role {

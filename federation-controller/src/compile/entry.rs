@@ -10,15 +10,16 @@ use std::sync::Arc;
 use api::networking::service_entry::{EntryPort, Location, Resolution, is_unix};
 use api::networking::{ServiceEntrySpec, WorkloadEntrySpec};
 use prost::Message;
-use wire::discovery::{self, Entry, EntryEndpoint, Port, Protocol, Subset, VirtualAddress};
+use wire::discovery::{self, Entry, EntryEndpoint, InboundPort, Port, Protocol, Subset, VirtualAddress};
 use wire::{Kind, name};
 
 use super::address;
 use super::resource::{Audience, Resource};
 use super::rules::visibility::Visibility;
 use super::workload;
+use crate::inventory::entries::hosts_of;
 use crate::inventory::{ClusterInventory, Inventory};
-use crate::objects::{Pod, ServiceEntry, Text};
+use crate::objects::{Key, Pod, ServiceEntry, Text};
 
 /// The number of endpoints of one service.
 const MAX_ENDPOINTS: usize = 4096;
@@ -46,7 +47,12 @@ impl<'a> Entries<'a> {
 
     /// Returns whether an address is allocated for the host.
     pub(super) fn needs_address(&self) -> bool {
-        self.all.iter().any(|(entry, spec, _)| allocates(entry, spec))
+        self.all.iter().any(|(entry, spec, _)| self.has_host(entry) && allocates(entry, spec))
+    }
+
+    /// Returns whether the host is one of an entry itself, not one below a wildcard.
+    fn has_host(&self, entry: &ServiceEntry) -> bool {
+        hosts_of(entry).any(|host| host == *self.host)
     }
 
     /// Returns the services, one for each entry that clients see. `allocated` is the address of the host.
@@ -117,6 +123,10 @@ impl<'a> Entries<'a> {
     }
 
     fn addresses(&self, entry: &ServiceEntry, spec: &ServiceEntrySpec, allocated: Option<Ipv4Addr>) -> Vec<IpAddr> {
+        if !self.has_host(entry) {
+            // The addresses are the wildcard's.
+            return Vec::new();
+        }
         if allocates(entry, spec) {
             let with_ipv6 = self.inventory.clusters().any(ClusterInventory::uses_ipv6);
             let ipv6 = allocated.filter(|_| with_ipv6).map(address::ipv6);
@@ -128,17 +138,21 @@ impl<'a> Entries<'a> {
     fn endpoints(&self, entry: &ServiceEntry, spec: &ServiceEntrySpec) -> Vec<EntryEndpoint> {
         let of = |workload: &WorkloadEntrySpec| self.workload(entry, spec, workload);
         let mut endpoints: Vec<EntryEndpoint> = match spec.resolution {
-            Resolution::None | Resolution::DynamicDns => Vec::new(),
+            Resolution::None => Vec::new(),
+            Resolution::DynamicDns => self.named_by_host(&of),
             _ if spec.workload_selector.is_some() => self.selected(entry, spec),
             Resolution::Static => spec.endpoints.iter().filter_map(of).collect(),
-            Resolution::Dns | Resolution::DnsRoundRobin if spec.endpoints.is_empty() => {
-                let host = WorkloadEntrySpec { address: self.host.to_string(), ..WorkloadEntrySpec::default() };
-                of(&host).into_iter().collect()
-            }
+            Resolution::Dns | Resolution::DnsRoundRobin if spec.endpoints.is_empty() => self.named_by_host(&of),
             Resolution::Dns | Resolution::DnsRoundRobin => spec.endpoints.iter().filter_map(of).collect(),
         };
         endpoints.truncate(MAX_ENDPOINTS);
         endpoints
+    }
+
+    /// Returns the endpoint that has the name of the host itself.
+    fn named_by_host(&self, of: impl Fn(&WorkloadEntrySpec) -> Option<EntryEndpoint>) -> Vec<EntryEndpoint> {
+        let host = WorkloadEntrySpec { address: self.host.to_string(), ..WorkloadEntrySpec::default() };
+        of(&host).into_iter().collect()
     }
 
     /// Returns the workloads that an entry selects. Names are not resolved for them.
@@ -237,6 +251,30 @@ fn port(port: &EntryPort) -> Option<Port> {
     })
 }
 
+/// Returns the ports of a workload that serve hosts of the ServiceEntries which select it.
+pub(super) fn inbound_ports<'a>(
+    cluster: &'a ClusterInventory,
+    key: &'a Key,
+    pod: &'a Pod,
+) -> impl Iterator<Item = InboundPort> + use<'a> {
+    let own = cluster.entry_of_pod(key).and_then(|entry| entry.spec.clone());
+    let selecting = cluster.service_entries().selecting(&[&pod.namespace], &pod.labels);
+    selecting.flat_map(move |entry| {
+        let own = own.clone();
+        let ports = entry.spec.iter().flat_map(|spec| &spec.ports).filter(|port| port.is_tcp());
+        ports.filter_map(move |of| {
+            let number = own.as_ref().map_or_else(|| of.target(), |own| own.port(of));
+            (1..=65535).contains(&number).then(|| InboundPort {
+                number,
+                protocol: protocol(&of.protocol).into(),
+                service: hosts_of(entry).next().map(|host| host.to_string()).unwrap_or_default(),
+                service_port: of.number,
+                ..InboundPort::default()
+            })
+        })
+    })
+}
+
 /// Returns the ports of the entries of a host, with their protocols. The oldest entry with a port decides; `None` without entries.
 pub(super) fn ports(inventory: &Inventory, host: &str) -> Option<BTreeMap<u16, Protocol>> {
     let entries = inventory.entries(host);
@@ -268,9 +306,10 @@ pub(super) fn protocol(of: &str) -> Protocol {
 
 fn resolution(of: Resolution) -> discovery::Resolution {
     match of {
-        Resolution::None | Resolution::DynamicDns => discovery::Resolution::None,
+        Resolution::None => discovery::Resolution::None,
         Resolution::Static => discovery::Resolution::Static,
         Resolution::Dns => discovery::Resolution::Dns,
         Resolution::DnsRoundRobin => discovery::Resolution::DnsRoundRobin,
+        Resolution::DynamicDns => discovery::Resolution::DynamicDns,
     }
 }

@@ -6,7 +6,8 @@
 //! - the mesh setting that exports all services.
 //!
 //! The cluster of the controller exports the controller's own services, by which the proxies and the API servers of remote
-//! clusters reach it, if it signs for such clusters. Otherwise neither is reachable from other clusters.
+//! clusters reach it, if it signs for such clusters, and its discovery service alone if there are WorkloadGroups, whose workloads
+//! reach it through the gateway. Otherwise neither is reachable from other clusters.
 //!
 //! Never exported are services of type ExternalName, which have no endpoints; services of `internalTrafficPolicy: Local`, whose
 //! endpoints serve their own node alone (a derived service of that policy has no endpoint on another cluster's node, and
@@ -57,7 +58,7 @@ pub fn reason(inventory: &Inventory, definition: Definition<'_>, hostname: &str)
     if is_own(inventory, key) {
         // In another cluster a service of this name is the route to a controller, or another primary's own service, which
         // that primary exports. Proxies would take it for this controller.
-        return (service.selects && cluster.info.own && inventory.serves_others()).then_some(Reason::Own);
+        return (service.selects && cluster.info.own && inventory.exposes(key)).then_some(Reason::Own);
     }
     if &*key.namespace == "kube-system" || (&*key.namespace == "default" && &*key.name == "kubernetes") {
         return None;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use wire::discovery::{Health, Subset};
+use wire::name;
 
 use super::Shared;
 use super::endpoint::{Content, Direct, Endpoint, Location, NetworkScope, Prototype, PrototypeFields, SummaryDetails};
@@ -263,7 +264,7 @@ impl<'a> Member<'a> {
             ip: self.ip,
             further_ip: self.further_ip,
             health: u8::try_from(self.health as i32).unwrap_or_default(),
-            pod: self.pod.map(|pod| pod.name.clone()),
+            pod: self.pod.map(|pod| name::parse_workload_entry(&pod.name).map_or_else(|| pod.name.clone(), Text::from)),
             hostname: self.endpoint.hostname().cloned(),
         };
         Endpoint::new(prototype, location, direct.into())

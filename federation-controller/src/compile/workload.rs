@@ -5,7 +5,9 @@ use wire::discovery::{InboundPort, Protocol, Workload, WorkloadLabels};
 use wire::{Kind, name};
 
 use super::endpoint::Location;
+use super::entry;
 use super::policies;
+use super::probe;
 use super::resource::{Audience, Resource};
 use super::scope;
 use crate::inventory::{ClusterInventory, Inventory};
@@ -47,6 +49,11 @@ fn workload(inventory: &Inventory, cluster: &ClusterInventory, key: &Key, pod: &
         pod_labels: pod.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         ..Workload::default()
     };
+    if let Some(entry) = cluster.entry_of_pod(key) {
+        workload.pod = entry.name.to_string();
+        let group = cluster.group_of(entry).and_then(|group| group.spec.as_deref());
+        workload.probe = group.and_then(|group| group.probe.as_ref()).and_then(probe::compile);
+    }
     policies::refer(inventory, cluster, pod, &mut workload);
     if let Some(sidecar) = scope::of(inventory, &pod.namespace, &pod.labels) {
         scope::apply(inventory, sidecar, &mut workload);
@@ -71,6 +78,9 @@ fn inbound_ports(inventory: &Inventory, cluster: &ClusterInventory, key: &Key) -
                 ..InboundPort::default()
             });
         }
+    }
+    if let Some(pod) = cluster.pods().get(key).filter(|_| cluster.info.own) {
+        ports.extend(entry::inbound_ports(cluster, key, pod));
     }
     // Of several services on one port, one that declares the protocol takes precedence, then the first by name.
     ports.sort_by(|a, b| {

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use wire::Kind;
 use wire::delta::{Server, Stats};
-use wire::discovery::ProxyReport;
-use wire::name::{Node, Role};
+use wire::discovery::{ApplicationHealth, ProxyReport};
+use wire::name::{self, Node, Role};
 
 use super::refusals::{Refused, Reported};
 use super::serve::Caller;
 use crate::compile::resource::Viewer;
+use crate::inventory::registered::Member;
+use crate::objects::Key;
 use crate::publish::Store;
 
 /// The open streams of all proxies.
@@ -46,10 +48,20 @@ pub struct Proxy {
     /// When the stream was opened.
     pub since: SystemTime,
     viewer: Viewer,
+    node: Node,
     progress: Mutex<Progress>,
     reported: Mutex<Reported>,
+    registration: Mutex<Option<Registration>>,
     /// The number of changes of the published resources up to which the proxy has everything.
     current: AtomicU64,
+}
+
+/// What the proxy of a workload that is no pod says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Registration {
+    group: String,
+    network: String,
+    health: ApplicationHealth,
 }
 
 /// The progress of a stream.
@@ -92,8 +104,10 @@ impl Proxy {
             address: caller.address,
             since,
             viewer,
+            node: node.clone(),
             progress: Mutex::default(),
             reported: Mutex::default(),
+            registration: Mutex::default(),
             current: AtomicU64::new(0),
         }
     }
@@ -107,8 +121,29 @@ impl Proxy {
         *lock(&self.progress) = progress;
     }
 
-    pub(super) fn receive(&self, report: ProxyReport) {
+    /// Notes a report. Returns whether the registration of its workload differs from the last one.
+    pub(super) fn receive(&self, report: ProxyReport) -> bool {
+        let health = ApplicationHealth::try_from(report.health).unwrap_or_default();
+        let group = report.workload_group.clone();
+        let new = (!group.is_empty()).then(|| Registration { group, network: report.network.clone(), health });
+        let old = std::mem::replace(&mut *lock(&self.registration), new.clone());
         lock(&self.reported).receive(report, Instant::now());
+        old != new
+    }
+
+    /// Returns the proxy as one that is to be registered; `None` if it has not asked for that.
+    pub(crate) fn member(&self) -> Option<Member> {
+        let registration = lock(&self.registration).clone()?;
+        let entry = name::parse_workload_entry(&self.pod)?;
+        Some(Member {
+            cluster: self.viewer.cluster.clone(),
+            entry: Key::new(&self.namespace, entry),
+            group: registration.group.into(),
+            ip: self.node.ip,
+            network: registration.network.into(),
+            account: self.viewer.account.clone(),
+            health: registration.health,
+        })
     }
 
     /// Returns what the proxy has refused since it started. `own_cluster` is the controller's, whose policies are for all.

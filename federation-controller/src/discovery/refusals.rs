@@ -101,15 +101,18 @@ mod tests {
             refusal(RefusedBy::Policy, &"a".repeat(1_000)),
             refusal(RefusedBy::Token, "shop/a"),
         ];
-        reported.receive(ProxyReport { refusals: hostile.into() }, now);
+        reported.receive(ProxyReport { refusals: hostile.into(), ..Default::default() }, now);
         assert_eq!(reported.refusals, []);
         let many = (0..1_000).map(|number| refusal(RefusedBy::Policy, &format!("shop/p{number}")));
-        let many = ProxyReport { refusals: many.collect() };
+        let many = ProxyReport { refusals: many.collect(), ..Default::default() };
         reported.receive(many.clone(), now + Duration::from_millis(10));
         assert_eq!(reported.refusals, [], "too soon");
         reported.receive(many, now + Duration::from_secs(2));
         assert_eq!(reported.refusals.len(), MAX_REFUSALS);
-        reported.receive(ProxyReport { refusals: vec![refusal(RefusedBy::Token, "")] }, now + Duration::from_secs(9));
+        reported.receive(
+            ProxyReport { refusals: vec![refusal(RefusedBy::Token, "")], ..Default::default() },
+            now + Duration::from_secs(9),
+        );
         let token = Refused { by: RefusedBy::Token, policy: String::new(), count: u64::MAX, last: 1 };
         assert_eq!(reported.refusals, std::slice::from_ref(&token));
         assert_eq!(token.age(UNIX_EPOCH + Duration::from_secs(4)), Duration::from_secs(3));

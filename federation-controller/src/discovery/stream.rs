@@ -20,6 +20,7 @@ use super::proxies::{Progress, Proxy};
 use super::serve::Caller;
 use crate::compile::policies;
 use crate::compile::resource::Viewer;
+use crate::inventory::registered;
 use crate::objects::Key;
 
 /// Why a stream ended.
@@ -106,6 +107,9 @@ pub(super) async fn serve(
             let end = follow(&shared, &viewer, &proxy, &mut account, first, &mut requests, &responses).await;
             shared.disconnect(&viewer, &pod).await;
             shared.proxies.remove(&proxy);
+            if proxy.member().is_some() {
+                shared.members_changed.notify_one();
+            }
             match &end {
                 End::Stuck(_) => warn!(node = proxy.id, reason = %end, "proxy's stream ended"),
                 _ => info!(node = proxy.id, reason = %end, "proxy's stream ended"),
@@ -205,8 +209,11 @@ async fn follow(
     loop {
         let mut moved = request.is_some();
         if let Some(mut request) = request.take() {
-            if let Some(report) = request.report.take() {
-                proxy.receive(report);
+            if let Some(report) = request.report.take()
+                && proxy.receive(report)
+                && let Err(why) = register(shared, proxy)
+            {
+                return End::Refused("not of the group", Status::permission_denied(why));
             }
             if let Some(error) = &request.error_detail {
                 let kind = Kind::of_url(&request.type_url).map_or("unknown", Kind::as_str);
@@ -259,6 +266,15 @@ async fn follow(
             }
         }
     }
+}
+
+/// Has the workload of a proxy registered, if it asks for that and may be.
+fn register(shared: &Shared, proxy: &Proxy) -> Result<(), String> {
+    if let Some(member) = proxy.member().filter(|_| shared.state.ready()) {
+        registered::admit(&shared.state.inventory(), &member)?;
+    }
+    shared.members_changed.notify_one();
+    Ok(())
 }
 
 /// What a proxy has accepted of what it was sent.

@@ -250,7 +250,12 @@ fn service(index: usize) -> Object {
         namespace: "default".into(),
         name: format!("s{index}").into(),
         cluster_ips: vec![[10, 96, high, low].into()],
-        ports: vec![objects::ServicePort { name: "http".into(), number: 80, protocol: Protocol::Http, node_port: 0 }],
+        ports: vec![objects::ServicePort {
+            name: "http".into(),
+            number: 80,
+            protocol: Protocol::Http,
+            ..Default::default()
+        }],
         selects: true,
         ..Default::default()
     })

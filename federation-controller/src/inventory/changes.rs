@@ -95,6 +95,7 @@ impl ClusterInventory {
                 }
             }
         }
+        self.derive_of_service(&key, &mut affected);
         affected.services.insert(key);
         affected
     }

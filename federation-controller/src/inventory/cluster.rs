@@ -9,6 +9,7 @@ use super::budget::Budget;
 use super::collection::Collection;
 use super::hosts::Hosts;
 use super::lists::Lists;
+use super::machines;
 use super::relation::{Relation, Reverse};
 use super::rules::Rules;
 use crate::objects::event::{Cluster, Link};
@@ -97,7 +98,7 @@ pub struct ClusterInventory {
     pub(super) network: Text,
     /// The number of the cluster's joining. A cluster that is removed and joins again has another one.
     pub joining: u64,
-    system: SystemNamespaces,
+    pub(super) system: SystemNamespaces,
     pub(super) collections: Collections,
     pub(super) relations: Relations,
     lists: Lists,
@@ -167,9 +168,9 @@ macro_rules! define_collections {
                 match kind { $(Kind::$Record => self.$collection().contains(key),)+ }
             }
 
-            /// Returns all objects, by kind.
+            /// Returns all objects, by kind, without what is derived of others.
             pub fn objects(&self) -> impl Iterator<Item = Object> {
-                std::iter::empty()$(.chain(self.$collection().values().cloned().map(Object::$Record)))+
+                std::iter::empty()$(.chain(read(self.$collection()).cloned().map(Object::$Record)))+
             }
 
             fn policies(&self) -> BTreeSet<(Kind, Key)> {
@@ -181,7 +182,7 @@ macro_rules! define_collections {
             }
 
             fn keys(&self, kind: Kind) -> Vec<Key> {
-                match kind { $(Kind::$Record => self.$collection().keys().collect(),)+ }
+                match kind { $(Kind::$Record => read(self.$collection()).map(Record::key).collect(),)+ }
             }
 
             /// Returns the size of an object; 0 if it does not exist.
@@ -221,6 +222,11 @@ macro_rules! define_collections {
     };
 }
 for_each_kind!(define_collections);
+
+/// Returns the records of objects, without those that are derived of others.
+fn read<T: Record>(collection: &Collection<T>) -> impl Iterator<Item = &T> {
+    collection.values().filter(|record| !machines::is_derived(record.name()))
+}
 
 /// A record with a collection.
 pub trait Stored: Record {

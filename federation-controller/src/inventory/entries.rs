@@ -5,8 +5,12 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{Affected, ClusterInventory, Inventory, RuleNotice};
-use crate::objects::{Key, Kind, Labels, Pod, Record as _, ServiceEntry, Slice, Text, WorkloadEntry, fields};
+use super::machines::{self, labels_of};
+use super::rules::Specificity;
+use super::{Affected, ClusterInventory, Inventory, OWN_SERVICES, PodSelector, RuleNotice};
+use crate::objects::{
+    Key, Kind, Labels, Pod, Record as _, ServiceEntry, Slice, Text, Watched, WorkloadEntry, WorkloadGroup, fields,
+};
 
 /// Returns the hosts of an entry, each of which is a service, also wildcards.
 pub fn hosts_of(entry: &ServiceEntry) -> impl Iterator<Item = Text> {
@@ -28,6 +32,16 @@ impl ClusterInventory {
                 self.relations.entries.remove(&host, &id);
                 affected.hosts.insert(host);
             }
+        }
+        if changes {
+            // The entry's ports are inbound ports of what it selects.
+            let selectors = [&old, &new].into_iter().flatten().filter_map(|of| of.selector.clone());
+            affected.selectors.extend(selectors.map(|labels| PodSelector {
+                clusters: Watched::EveryCluster,
+                namespace: Some(key.namespace.clone()),
+                labels,
+                routers: false,
+            }));
         }
         self.collections.service_entries.replace(&key, new);
         if changes
@@ -53,6 +67,26 @@ impl ClusterInventory {
             }
         }
         self.collections.workload_entries.replace(&key, new);
+        self.derive_of_entry(&key, &mut affected);
+        affected
+    }
+
+    /// A group has the probe of the workloads that are registered for it.
+    pub(super) fn change_workload_group(&mut self, key: Key, new: Option<WorkloadGroup>) -> Affected {
+        let old = self.workload_groups().get(&key).cloned();
+        let new = new.map(|new| new.or_last_valid(old.as_ref()));
+        let mut affected = Affected::default();
+        if old.as_ref().map(|of| &of.spec) != new.as_ref().map(|of| &of.spec) {
+            affected.pods.extend(self.entries_of_group(&key).map(|entry| machines::pod_key(&entry.key())));
+        }
+        let any = !self.workload_groups().is_empty();
+        self.collections.workload_groups.replace(&key, new);
+        if any != !self.workload_groups().is_empty() {
+            // The gateway leads to the controller while there are groups.
+            let discovery = Key { namespace: self.system.own.clone(), name: OWN_SERVICES[0].0.into() };
+            affected.definitions.insert(discovery.clone());
+            affected.services.insert(discovery);
+        }
         affected
     }
 
@@ -79,12 +113,39 @@ impl ClusterInventory {
         affected.hosts.extend(self.service_entries().selecting(&[namespace], labels).flat_map(hosts_of));
     }
 
-    /// Returns the entries with a host, in the order of age.
+    /// Returns the entries with a host, in the order of age. A host with a VirtualService or DestinationRule of its own that no entry
+    /// has is one of the entries with the longest wildcard for it.
     pub fn entries_of(&self, host: &str) -> Vec<&ServiceEntry> {
-        let mut entries: Vec<&ServiceEntry> =
-            self.relations.entries.of(host).filter_map(|id| self.service_entries().at(*id)).collect();
+        let name = if self.relations.entries.has(host) { Some(Text::from(host)) } else { None };
+        let name = name.or_else(|| self.wildcard_of(host).filter(|_| self.has_rules_of_host(host)));
+        let with = |name: Text| {
+            let ids: Vec<u32> = self.relations.entries.of(&name).copied().collect();
+            ids.into_iter().filter_map(|id| self.service_entries().at(id))
+        };
+        let mut entries: Vec<&ServiceEntry> = name.into_iter().flat_map(with).collect();
         entries.sort_by_key(|entry| entry.age());
         entries
+    }
+
+    /// Returns the longest wildcard of entries for a host.
+    fn wildcard_of(&self, host: &str) -> Option<Text> {
+        if self.relations.entries.is_empty() || host.starts_with('*') {
+            return None;
+        }
+        let wildcards = host.match_indices('.').map(|(at, _)| format!("*{}", &host[at..]));
+        wildcards.map(Text::from).find(|wildcard| self.relations.entries.has(wildcard))
+    }
+
+    /// Returns whether a VirtualService or DestinationRule is for exactly this host.
+    fn has_rules_of_host(&self, host: &str) -> bool {
+        let exact = |specificity: Specificity| specificity == Specificity::Exact;
+        self.routes_for(host).any(|(of, _)| exact(of)) || self.policies_for(host).any(|(of, _)| exact(of))
+    }
+
+    /// Returns the hosts with rules of their own that are below a wildcard of entries.
+    fn hosts_below(&self, wildcard: &str) -> impl Iterator<Item = Text> {
+        let suffix = wildcard.trim_start_matches('*').to_owned();
+        self.hosts_with_rules().into_iter().filter(move |host| !host.starts_with('*') && host.ends_with(&suffix))
     }
 
     /// Returns the hosts of all entries.
@@ -115,7 +176,9 @@ impl ClusterInventory {
     pub fn selected_workloads(&self, entry: &ServiceEntry) -> Vec<&WorkloadEntry> {
         let Some(selector) = &entry.selector else { return Vec::new() };
         let in_namespace = self.workload_entries().in_namespace(&entry.namespace);
-        let mut selected: Vec<&WorkloadEntry> = in_namespace.filter(|of| selector.select(&labels_of(of))).collect();
+        let ready = |of: &&WorkloadEntry| of.spec.as_ref().is_some_and(|spec| !spec.unready);
+        let mut selected: Vec<&WorkloadEntry> =
+            in_namespace.filter(ready).filter(|of| selector.select(&labels_of(of))).collect();
         selected.sort_by(|a, b| a.name.cmp(&b.name));
         selected
     }
@@ -123,7 +186,8 @@ impl ClusterInventory {
     /// Returns the pods that an entry selects and that a Service lists, with an address of each, ordered by name.
     pub fn selected_pods(&self, entry: &ServiceEntry) -> Vec<(&Pod, IpAddr)> {
         let Some(selector) = &entry.selector else { return Vec::new() };
-        let selects = |pod: &&Pod| pod.namespace == entry.namespace && !pod.terminating && selector.select(&pod.labels);
+        let is_pod = |pod: &Pod| !pod.terminating && !machines::is_derived(&pod.name);
+        let selects = |pod: &&Pod| pod.namespace == entry.namespace && is_pod(pod) && selector.select(&pod.labels);
         let address = |pod: &Pod| {
             let of = |slice: &Slice| {
                 let endpoint = slice.endpoints.iter().find(|of| of.pod.as_ref() == Some(&pod.name) && of.ready);
@@ -138,11 +202,6 @@ impl ClusterInventory {
     }
 }
 
-/// Returns the labels of a workload.
-fn labels_of(workload: &WorkloadEntry) -> Labels {
-    fields::labels(workload.spec.as_ref().map(|spec| spec.labels.clone()))
-}
-
 impl Inventory {
     /// Returns the entries with a host, in the order of age.
     pub fn entries(&self, host: &str) -> Vec<&ServiceEntry> {
@@ -154,7 +213,11 @@ impl Inventory {
         let own = self.primary();
         let workloads = own.into_iter().flat_map(|own| {
             let unused = |of: &&WorkloadEntry| {
-                of.spec.is_some() && own.service_entries().selecting(&[&of.namespace], &labels_of(of)).next().is_none()
+                let pod = machines::pod_key(&of.key());
+                of.spec.is_some()
+                    && own.service_entries().selecting(&[&of.namespace], &labels_of(of)).next().is_none()
+                    && own.slices_with(&pod).next().is_none()
+                    && !self.is_connected(&own.info.name, &pod)
             };
             own.workload_entries().values().filter(unused)
         });
@@ -162,7 +225,7 @@ impl Inventory {
             kind: Kind::WorkloadEntry,
             object: workload.key(),
             code: "IST0133".into(),
-            text: "no ServiceEntry of its namespace selects it, so it has no effect: write its labels into a workloadSelector".into(),
+            text: "no ServiceEntry or Service of its namespace selects it, and no proxy is connected for it, so it has no effect: write its labels into a selector".into(),
         });
         let entries = own.into_iter().flat_map(|own| own.service_entries().values());
         unused.chain(entries.flat_map(|entry| {
@@ -198,14 +261,25 @@ impl Inventory {
     }
 
     /// Notes the services of hosts whose entries have changed, and what follows from them.
-    pub(super) fn note_entries(&mut self, cause: &Text, hosts: BTreeSet<Text>) {
+    pub(super) fn note_entries(&mut self, cause: &Text, mut hosts: BTreeSet<Text>) {
         if hosts.is_empty() {
             return;
+        }
+        if let Some(own) = self.primary() {
+            let wildcards: Vec<Text> = hosts.iter().filter(|host| host.starts_with('*')).cloned().collect();
+            hosts.extend(wildcards.iter().flat_map(|wildcard| own.hosts_below(wildcard)));
         }
         self.note_defined(cause, hosts.iter().cloned());
         self.pending.groups(cause, hosts.into_iter().map(super::Group::Service));
         // Whether proxies ask for names of other domains depends on whether there are entries.
         self.pending.groups(cause, [super::Group::Mesh]);
+    }
+
+    /// Notes the service of a host whose rules have changed, if the host is below a wildcard of entries.
+    pub(super) fn note_below_wildcard(&mut self, cause: &Text, host: &Text) {
+        if self.primary().is_some_and(|own| !own.relations.entries.has(host) && own.wildcard_of(host).is_some()) {
+            self.pending.groups(cause, [super::Group::Service(host.clone())]);
+        }
     }
 
     /// Notes the services of all entries.

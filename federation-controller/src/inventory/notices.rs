@@ -55,6 +55,7 @@ impl ObjectNotice {
                 | Kind::WorkloadEntry
                 | Kind::Sidecar
                 | Kind::ProxyConfig
+                | Kind::WorkloadGroup
                 | Kind::TrafficSplit
                 | Kind::HttpRouteGroup
                 | Kind::ServiceProfile,

@@ -227,7 +227,10 @@ impl Inventory {
     fn note_rules_of(&mut self, cause: &Text, host: Text) {
         match is_wildcard(&host) {
             true => self.wildcards.rules.insert(&host, 0),
-            false => self.pending.groups(cause, [Group::Rules(host)]),
+            false => {
+                self.note_below_wildcard(cause, &host);
+                self.pending.groups(cause, [Group::Rules(host)]);
+            }
         }
     }
 

@@ -109,6 +109,7 @@ impl Inventory {
             }
             states.extend(own.sidecars().values().map(|sidecar| state(sidecar, &mut notices)));
             states.extend(own.proxy_configs().values().map(|config| state(config, &mut notices)));
+            states.extend(own.workload_groups().values().map(|group| state(group, &mut notices)));
         }
         states
     }
@@ -140,6 +141,8 @@ impl Inventory {
         let sidecars = own.into_iter().flat_map(|own| own.sidecars().values()).filter_map(refused);
         let configs = own.into_iter().flat_map(|own| own.proxy_configs().values()).filter_map(refused);
         let of_services = of_services.chain(sidecars).chain(configs).chain(self.sidecar_notices());
+        let groups = own.into_iter().flat_map(|own| own.workload_groups().values()).filter_map(refused);
+        let of_services = of_services.chain(groups);
         let all = by_themselves.chain(policies).chain(entries).chain(workloads).chain(of_services);
         all.chain(self.entry_notices()).chain(self.rule_notices().cloned())
     }

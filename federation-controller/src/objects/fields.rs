@@ -100,7 +100,7 @@ pub(super) fn is_label(name: &str) -> bool {
 }
 
 /// Returns whether a name is a DNS subdomain, as all names are.
-pub(super) fn is_subdomain(name: &str) -> bool {
+pub(crate) fn is_subdomain(name: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
     let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = name.as_bytes();
@@ -108,13 +108,13 @@ pub(super) fn is_subdomain(name: &str) -> bool {
 }
 
 /// Returns whether the value of a label is one that the API admits.
-pub(super) fn is_label_value(value: &str) -> bool {
+pub(crate) fn is_label_value(value: &str) -> bool {
     value.len() <= MAX_LABEL && value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 /// Returns whether an address is neither the dialling host's own, nor link-local, nor of many hosts. The API refuses the
 /// same addresses.
-pub(super) fn is_reachable(ip: &IpAddr) -> bool {
+pub(crate) fn is_reachable(ip: &IpAddr) -> bool {
     let ip = ip.to_canonical();
     let local = match ip {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),

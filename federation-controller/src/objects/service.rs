@@ -30,6 +30,9 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// `spec.selector` is not empty.
     pub selects: bool,
+    /// `spec.selector`, which selects WorkloadEntries beside pods; `None`: it is empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<Labels>,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
     /// `spec.internalTrafficPolicy: Local`, which has no meaning for a headless service.
@@ -72,6 +75,27 @@ pub struct ServicePort {
     /// `nodePort`; 0: none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub node_port: u16,
+    /// `targetPort`.
+    #[serde(default, skip_serializing_if = "TargetPort::is_same")]
+    pub target: TargetPort,
+}
+
+/// The port of the workloads that a port of a service leads to.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum TargetPort {
+    /// The service's own number.
+    #[default]
+    Same,
+    /// Another number.
+    Number(u16),
+    /// The port of this name.
+    Name(Text),
+}
+
+impl TargetPort {
+    fn is_same(&self) -> bool {
+        *self == TargetPort::Same
+    }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -129,6 +153,7 @@ struct PortSpec {
     protocol: Option<String>,
     app_protocol: Option<String>,
     node_port: Option<i64>,
+    target_port: Option<serde_json::Value>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -177,6 +202,7 @@ impl Record for Service {
         let external = ingress.into_iter().filter_map(|ingress| ingress.ip).chain(spec.external_ips);
         let external = external.take(fields::MAX_ADDRESSES).filter_map(|ip| ip.parse().ok());
         let headless = ips.iter().any(|ip| ip == "None");
+        let selector = spec.selector.filter(|selector| !selector.is_empty());
         Some(Service {
             namespace: fields::namespace(&metadata)?,
             name: fields::name(&metadata).filter(|name| fields::is_label(name))?,
@@ -185,7 +211,8 @@ impl Record for Service {
             node_local: spec.internal_traffic_policy == "Local" && !headless,
             cluster_ips: ips.iter().take(2).filter_map(|ip| ip.parse().ok()).collect(),
             ports: spec.ports.iter().take(fields::MAX_PORTS).filter_map(PortSpec::extract).collect(),
-            selects: spec.selector.is_some_and(|selector| !selector.is_empty()),
+            selects: selector.is_some(),
+            selector: selector.map(|of| fields::labels(Some(of))),
             publish_not_ready: spec.publish_not_ready_addresses,
             network: fields::network(&metadata),
             gateway_port: fields::label(&metadata, "networking.istio.io/gatewayPort").map(|of| of.parse().unwrap_or(0)),
@@ -210,7 +237,7 @@ impl Record for Service {
         let ports = self.ports.iter().map(|port| size_of::<ServicePort>() + fields::size(&port.name));
         let addresses = (self.cluster_ips.len() + self.external_ips.len()) * size_of::<IpAddr>();
         let names = self.external_names.iter().map(|name| fields::size(name));
-        let selector = self.node_selector.as_ref().map_or(0, Labels::size);
+        let selector = self.node_selector.iter().chain(&self.selector).map(Labels::size).sum::<usize>();
         let linkerd = self.linkerd.as_ref().map_or(0, |of| {
             let texts = of.retry_on.iter().chain(&of.problems).map(|text| text.len() + size_of::<String>());
             size_of::<ServiceAnnotations>() + texts.sum::<usize>()
@@ -224,8 +251,13 @@ impl Record for Service {
         strings.text(&mut self.namespace);
         strings.text(&mut self.name);
         strings.option(&mut self.network);
-        self.node_selector.iter_mut().for_each(|labels| strings.labels(labels));
-        self.ports.iter_mut().for_each(|port| strings.text(&mut port.name));
+        self.node_selector.iter_mut().chain(&mut self.selector).for_each(|labels| strings.labels(labels));
+        for port in &mut self.ports {
+            strings.text(&mut port.name);
+            if let TargetPort::Name(name) = &mut port.target {
+                strings.text(name);
+            }
+        }
         self.ports = self.ports.to_vec();
         self.cluster_ips = self.cluster_ips.to_vec();
         self.external_ips = self.external_ips.to_vec();
@@ -264,7 +296,19 @@ impl PortSpec {
             number,
             protocol: protocol_of(self.app_protocol.as_deref(), name, number),
             node_port: self.node_port.and_then(fields::port).unwrap_or_default(),
+            target: self.target_port.as_ref().map(|of| target(of, number)).unwrap_or_default(),
         })
+    }
+}
+
+/// Returns where the port of a number leads to.
+fn target(port: &serde_json::Value, number: u16) -> TargetPort {
+    match port {
+        serde_json::Value::String(name) if name.len() <= fields::MAX_LABEL => TargetPort::Name(name.as_str().into()),
+        other => match other.as_i64().and_then(fields::port) {
+            Some(target) if target != number => TargetPort::Number(target),
+            _ => TargetPort::Same,
+        },
     }
 }
 
@@ -314,12 +358,26 @@ mod tests {
             "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.10"}, {"hostname": "x.example"}]}}
         });
         let service = extract(json).unwrap();
-        let port = ServicePort { name: "http".into(), number: 9080, protocol: Protocol::Http, node_port: 30000 };
+        let port = ServicePort {
+            name: "http".into(),
+            number: 9080,
+            protocol: Protocol::Http,
+            node_port: 30000,
+            ..Default::default()
+        };
         assert_eq!(service.ports, [port]);
         assert_eq!(service.cluster_ips.len(), 2);
         assert_eq!(service.external_ips, ["203.0.113.10".parse::<IpAddr>().unwrap(), "198.51.100.1".parse().unwrap()]);
         assert_eq!(service.external_names, ["x.example".into()]);
         assert!(service.selects && !service.headless);
+        let selector = service.selector.as_ref().and_then(|selector| selector.get("app"));
+        assert_eq!(selector.map(|app| &**app), Some("reviews"));
+        let targets = [("web".into(), TargetPort::Name("web".into())), (81.into(), TargetPort::Number(81))];
+        for (port, expected) in
+            targets.into_iter().chain([(80.into(), TargetPort::Same), (70_000.into(), TargetPort::Same)])
+        {
+            assert_eq!(target(&port, 80), expected, "{port}");
+        }
         assert_eq!((service.network.as_deref(), service.gateway_port), (Some("net-west"), Some(15443)));
         assert_eq!(service.created, 1_767_323_045);
         assert_eq!(service.export_to, [".".into(), "shop".into(), "~".into()]);

@@ -1,8 +1,8 @@
-//! ServiceEntry and WorkloadEntry: services and workloads outside of Kubernetes.
+//! ServiceEntry, WorkloadEntry and WorkloadGroup: services and workloads outside of Kubernetes.
 
 use std::collections::BTreeMap;
 
-use api::networking::{self, ServiceEntrySpec, WorkloadEntrySpec};
+use api::networking::{self, ServiceEntrySpec, WorkloadEntrySpec, WorkloadGroupSpec};
 
 use super::{Kind, Rule, RuleSpec};
 
@@ -11,6 +11,9 @@ pub type ServiceEntry = Rule<ServiceEntrySpec>;
 
 /// A WorkloadEntry.
 pub type WorkloadEntry = Rule<WorkloadEntrySpec>;
+
+/// A WorkloadGroup.
+pub type WorkloadGroup = Rule<WorkloadGroupSpec>;
 
 impl RuleSpec for ServiceEntrySpec {
     type Source = networking::ServiceEntry;
@@ -34,5 +37,15 @@ impl RuleSpec for WorkloadEntrySpec {
 
     fn parts(&self) -> usize {
         1 + self.labels.len()
+    }
+}
+
+impl RuleSpec for WorkloadGroupSpec {
+    type Source = networking::WorkloadGroup;
+    const KIND: Kind = Kind::WorkloadGroup;
+    const NAME: &'static str = "WorkloadGroup";
+
+    fn parts(&self) -> usize {
+        2 + self.metadata.labels.len() + self.metadata.annotations.len() + self.template.labels.len()
     }
 }

@@ -17,6 +17,7 @@ use crate::publish::Store;
 
 mod gateways;
 mod hostile;
+mod machines;
 mod policies;
 mod rule_bounds;
 mod rules;
@@ -187,7 +188,7 @@ fn service(name: &str, ip: u8) -> Service {
         name: name.into(),
         created: 100,
         cluster_ips: vec![[10, 96, 0, ip].into()],
-        ports: vec![ServicePort { name: "http".into(), number: 9080, protocol: Protocol::Http, node_port: 0 }],
+        ports: vec![ServicePort { name: "http".into(), number: 9080, protocol: Protocol::Http, ..Default::default() }],
         selects: true,
         ..Default::default()
     }
@@ -431,7 +432,7 @@ fn run(world: &mut World, step: Step) {
                     name: "tls".into(),
                     number: 15443,
                     protocol: Protocol::Tls,
-                    node_port: 0,
+                    ..Default::default()
                 });
             }
             world.put(of(cluster), Object::Service(service));

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::compile::policies::own_policies;
 use crate::discovery::proxies::Proxies;
-use crate::inventory::{ClusterInventory, Inventory, RuleState};
+use crate::inventory::{ClusterInventory, Inventory, RuleState, machines};
 use crate::objects::{Key, Kind, Record as _};
 
 /// How long a policy waits for proxies that are not connected, such as after a restart of the controller.
@@ -103,6 +103,10 @@ impl Enforcements {
             let pods = cluster.pods().values().filter(|pod| pod.accepts_mutual_tls() && !pod.terminating);
             for pod in pods {
                 let has = current.get(&(&*cluster.info.name, pod.key()));
+                if has.is_none() && machines::is_derived(&pod.name) {
+                    // Not every WorkloadEntry has a proxy of its own.
+                    continue;
+                }
                 for key in own_policies(inventory, cluster, pod) {
                     let Some(version) = self.0.get(&key).filter(|version| !version.is_in_force()) else { continue };
                     let count = counts.entry(key).or_default();

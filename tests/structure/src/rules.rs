@@ -1,7 +1,8 @@
 //! The rules: which crates and modules may use which. To change the structure on purpose, change these tables.
 
 /// The crates that proxies are made of, from which a program may use all.
-const ENGINE: &[&str] = &["balance", "identity", "net", "policy", "proxy", "route", "runtime", "telemetry", "wire"];
+const ENGINE: &[&str] =
+    &["balance", "identity", "net", "policy", "probe", "proxy", "route", "runtime", "telemetry", "wire"];
 
 /// For each crate of the workspace, the crates that it may use. Crates that do not exist yet are listed so that they begin in the right
 /// place. Dependencies of tests are free.

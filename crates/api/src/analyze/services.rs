@@ -14,8 +14,6 @@ const PROTOCOLS: &[&str] = &[
 /// The namespaces that belong to Kubernetes or the mesh.
 pub(super) const OF_SYSTEM: &[&str] =
     &["kube-system", "kube-public", "kube-node-lease", "istio-system", "isthmus-system"];
-/// The label that opts a ServiceEntry out of addresses by the controller.
-const ALLOCATION: &str = "networking.istio.io/enable-autoallocate-ip";
 
 pub(super) fn check(object: &Object, report: &mut Report) {
     let spec = &object.value["spec"];
@@ -49,22 +47,6 @@ fn protocol_of(name: &str) -> &str {
         return "grpc-web";
     }
     name.split('-').next().unwrap_or_default()
-}
-
-pub(super) fn check_entry(object: &Object, report: &mut Report) {
-    let spec = &object.value["spec"];
-    let has_addresses = spec["addresses"].as_array().is_some_and(|addresses| !addresses.is_empty());
-    let none = matches!(spec["resolution"].as_str(), None | Some("NONE"));
-    let opted_out = object.value["metadata"]["labels"][ALLOCATION] == "false";
-    if has_addresses || !(none || opted_out) {
-        return;
-    }
-    for (index, port) in spec["ports"].as_array().into_iter().flatten().enumerate() {
-        if matches!(port["protocol"].as_str(), None | Some("" | "TCP")) {
-            let text = "a port of TCP needs an address, by which connections to it are known; write addresses, or a protocol with hosts";
-            report.add(object, "IST0134", Severity::Warning, &format!("spec.ports[{index}]"), text);
-        }
-    }
 }
 
 /// Reports ServiceEntries that give one port of a host different protocols.

@@ -24,7 +24,6 @@ pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
         "envoyfilters",
         "no proxy is Envoy; use a VirtualService (routes, retries, faults, headers) or a DestinationRule (connections, TLS)",
     ),
-    networking("WorkloadGroup", "workloadgroups", "only pods are workloads of the mesh"),
     KindWithoutEffect {
         group: "telemetry.istio.io",
         version: "v1",

@@ -3,7 +3,7 @@
 //! - [`virtual_service`], [`http`], [`effects`], [`matches`], [`layer4`]: VirtualServices.
 //! - [`reachability`]: routes that no request reaches.
 //! - [`destination_rule`], [`traffic_policy`], [`load_balancer`], [`locality`]: DestinationRules.
-//! - [`service_entry`]: ServiceEntries and WorkloadEntries. [`gateway`]: Gateways. [`sidecar`]: Sidecars.
+//! - [`service_entry`], [`workload_group`]: ServiceEntries, WorkloadEntries and WorkloadGroups. [`gateway`]: Gateways. [`sidecar`]: Sidecars.
 //!   [`proxy_config`]: ProxyConfigs.
 //! - [`names`], [`header_value`]: the forms of names and values; [`envoy`]: values that proxies do not take.
 //!
@@ -29,6 +29,7 @@ mod sidecar;
 mod tests;
 mod traffic_policy;
 mod virtual_service;
+mod workload_group;
 
 pub(crate) use names::is_claim;
 
@@ -37,7 +38,9 @@ use std::time::Duration;
 
 use super::json::MAX_PROBLEMS;
 use super::problem::{Problem, Severity};
-use super::{DestinationRule, Gateway, ProxyConfig, ServiceEntry, Sidecar, VirtualService, WorkloadEntry};
+use super::{
+    DestinationRule, Gateway, ProxyConfig, ServiceEntry, Sidecar, VirtualService, WorkloadEntry, WorkloadGroup,
+};
 
 impl VirtualService {
     /// Returns what is wrong with the object, at most 100 problems. It is refused if one of them is an error.
@@ -98,6 +101,15 @@ impl Sidecar {
     pub fn validate(&self) -> Vec<Problem> {
         let mut check = Check::of(&self.unread);
         sidecar::check(self, &mut check);
+        check.problems
+    }
+}
+
+impl WorkloadGroup {
+    /// Returns what is wrong with the object, at most 100 problems. It is refused if one of them is an error.
+    pub fn validate(&self) -> Vec<Problem> {
+        let mut check = Check::of(&self.unread);
+        workload_group::check(&self.spec, &mut check);
         check.problems
     }
 }

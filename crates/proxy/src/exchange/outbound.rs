@@ -112,9 +112,25 @@ impl Destination {
             return None;
         }
         let host = headers::host(&head.uri, &head.headers)?;
-        let name = host::without_port(host).to_ascii_lowercase().into();
+        Some(self.named(host::without_port(host).to_ascii_lowercase().into(), worker))
+    }
+
+    /// Returns the destination of this name: TLS with servers outside the mesh verifies it, and a wildcard of `DYNAMIC_DNS` leads to its
+    /// addresses.
+    fn named(&self, name: Arc<str>, worker: &Worker) -> Self {
         let key = ClusterKey { server_name: Some(name), ..self.cluster.key().clone() };
-        Some(Self { cluster: worker.clusters.get(key, &worker.view), ..self.clone() })
+        Self { cluster: worker.clusters.get(key, &worker.view), ..self.clone() }
+    }
+
+    /// Returns where requests or connections of a host go, for a connection to `address`.
+    async fn of_host(service: &Service, port: u16, host: &str, address: SocketAddr, worker: &Worker) -> Self {
+        let destination = Self::at(service, port, None, address, worker);
+        if !service.is_dynamic() {
+            return destination;
+        }
+        let host: Arc<str> = host.into();
+        worker.view.resolve_host(&host).await;
+        destination.named(host, worker)
     }
 
     /// Returns whether the host of a request may name another service. The address alone decides for a service port whose
@@ -278,7 +294,8 @@ impl OutboundRequests {
             return None;
         }
         service.port(port).filter(|port| port.protocol != Protocol::Tcp)?;
-        Some(Destination::at(&service, port, None, self.address, &self.worker))
+        let name = host::entry(host).unwrap_or_default();
+        Some(Destination::of_host(&service, port, &name, self.address, &self.worker).await)
     }
 
     /// Returns the address that the client connected to, as routes see it.

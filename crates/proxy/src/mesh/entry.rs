@@ -21,6 +21,8 @@ pub enum Resolution {
     Dns,
     /// The same, with the first address alone.
     DnsRoundRobin,
+    /// The host of each request or connection to a wildcard is resolved.
+    DynamicDns,
 }
 
 /// What a service of a ServiceEntry has beside a Kubernetes Service.
@@ -52,6 +54,7 @@ pub(super) fn add(service: &mut Service, entry: &message::Entry, network: &str) 
         Ok(message::Resolution::Static) => Resolution::Static,
         Ok(message::Resolution::Dns) => Resolution::Dns,
         Ok(message::Resolution::DnsRoundRobin) => Resolution::DnsRoundRobin,
+        Ok(message::Resolution::DynamicDns) => Resolution::DynamicDns,
         Err(_) => return Err(format!("{} is not a resolution", entry.resolution)),
     };
     let mut endpoints = Vec::with_capacity(entry.endpoints.len());

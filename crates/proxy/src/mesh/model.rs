@@ -280,6 +280,8 @@ pub struct OwnWorkload {
     pub labels: Arc<WorkloadLabels>,
     /// The application's ports, ordered by number.
     pub ports: Box<[InboundPort]>,
+    /// The check of the application that decides whether the workload is ready, of one that is no pod.
+    pub probe: Option<wire::discovery::ReadinessProbe>,
 }
 
 impl OwnWorkload {
@@ -357,7 +359,7 @@ impl Service {
     /// Returns the names of endpoints whose addresses are resolved.
     pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.endpoints().iter().filter_map(|endpoint| match &endpoint.reach {
-            Reach::Named(named) => Some(&named.host),
+            Reach::Named(named) => Some(&named.host).filter(|_| !self.is_dynamic()),
             Reach::Direct(_) | Reach::Gateways(_) => None,
         })
     }
@@ -365,6 +367,12 @@ impl Service {
     /// Returns whether connections go to the address that the application connected to.
     pub fn passes_through(&self) -> bool {
         self.entry.as_ref().is_some_and(|entry| entry.resolution == Resolution::None)
+    }
+
+    /// Returns whether the host of each request or connection is resolved.
+    pub fn is_dynamic(&self) -> bool {
+        self.hostname.starts_with('*')
+            && self.entry.as_ref().is_some_and(|entry| entry.resolution == Resolution::DynamicDns)
     }
 
     /// Returns the endpoints, none if they have not arrived.

@@ -1,6 +1,7 @@
 //! The addresses of names: of endpoints of ServiceEntries that are outside of Kubernetes.
 //!
-//! A name is resolved while a service in use has it, and again when its answer expires. Addresses stay while it cannot be resolved: a
+//! A name is resolved while a service in use has it, or it is the host of requests to a wildcard of `DYNAMIC_DNS`, and again when its
+//! answer expires. Addresses stay while it cannot be resolved: a
 //! name server that is away takes nothing from what works.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -56,13 +57,15 @@ pub async fn resolve<F: Future<Output = Answered>>(
     loop {
         let changed = published.changed();
         let names = names(&published.newest());
+        let mut names: BTreeSet<Arc<str>> = names.into_iter().take(MAX_NAMES).collect();
+        names.extend(published.dynamic.in_use());
         let before = watched.len();
         watched.retain(|name, _| names.contains(name));
         if watched.len() != before {
             publish(&published, &watched);
         }
         let now = Instant::now();
-        for name in names.into_iter().take(MAX_NAMES) {
+        for name in names {
             watched.entry(name).or_insert(Watched { addresses: Arc::default(), due: now, failures: 0, running: false });
         }
         for (name, of) in &mut watched {
@@ -82,6 +85,7 @@ pub async fn resolve<F: Future<Output = Answered>>(
         };
         tokio::select! {
             () = changed => {}
+            () = published.dynamic.added() => {}
             () = due => {}
             Some((name, answer)) = running.next() => {
                 if let Some(of) = watched.get_mut(&name) && of.apply(&name, answer, own) {

@@ -12,6 +12,7 @@ use wire::client::Subscriber;
 use wire::delta::{Body, Rejected, Rejection, Update};
 
 use super::domain::DomainAddresses;
+use super::dynamic::DynamicHosts;
 use super::model::{Endpoint, Service};
 use super::names::ResolvedNames;
 use super::policies::Policies;
@@ -32,6 +33,8 @@ pub struct Published {
     domain: DomainAddresses,
     /// The addresses of the names of endpoints, which do not come from the store.
     resolved: ArcSwap<ResolvedNames>,
+    /// Hosts that are resolved beside the names of endpoints.
+    pub(super) dynamic: DynamicHosts,
     clusters: SharedClusters,
 }
 

@@ -189,8 +189,7 @@ impl MeshView {
         if matches!(exact, Lookup::Found(_)) || !self.snapshot().settings.wildcard_entries {
             return exact;
         }
-        let wildcards: Vec<String> =
-            host.match_indices('.').take(MAX_WILDCARDS).map(|(at, _)| format!("*{}", &host[at..])).collect();
+        let wildcards: Vec<String> = wildcards_of(host).collect();
         let found = futures_util::future::join_all(wildcards.iter().map(|host| self.by_name(host))).await;
         found.into_iter().find(|found| matches!(found, Lookup::Found(_))).unwrap_or(exact)
     }
@@ -248,9 +247,32 @@ impl MeshView {
         let _ = tokio::time::timeout(self.snapshot().settings.first_use_timeout(false), resolved).await;
     }
 
+    /// Has the host of a request or connection resolved, which a service of `DYNAMIC_DNS` leads to, and waits for its addresses as long
+    /// as a connection may be delayed.
+    pub async fn resolve_host(&self, host: &Arc<str>) {
+        if !self.published.dynamic.mark(host) {
+            return;
+        }
+        let resolved = async {
+            loop {
+                let changed = self.published.changed();
+                if self.snapshot().resolved.contains_key(host) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let _ = tokio::time::timeout(self.snapshot().settings.first_use_timeout(false), resolved).await;
+    }
+
     async fn demand(&self, kind: Kind, name: impl Into<Box<str>>) -> Outcome {
         demand(&self.subscriber, &self.snapshot().settings, kind, name).await
     }
+}
+
+/// Returns the wildcards that a host may be of, the longest first.
+pub fn wildcards_of(host: &str) -> impl Iterator<Item = String> {
+    host.match_indices('.').take(MAX_WILDCARDS).map(|(at, _)| format!("*{}", &host[at..]))
 }
 
 /// Requests a resource, and waits for the answer for as long as a connection may be delayed.

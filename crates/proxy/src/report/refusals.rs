@@ -1,6 +1,7 @@
-//! The report of refusals to the controller, for `isthmus status`.
+//! The report to the controller: refusals, for `isthmus status`, and what else the proxy says of itself.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use telemetry::metrics::Registry;
@@ -14,16 +15,40 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// The number of policies in a report; further ones only count in the metrics.
 const MAX_REFUSALS: usize = 32;
 
+/// The report to the controller, to which several parts of a proxy contribute. Clones share one report.
+#[derive(Debug, Clone)]
+pub struct ControllerReport {
+    last: Arc<Mutex<ProxyReport>>,
+    subscriber: Subscriber,
+}
+
+impl ControllerReport {
+    /// Creates an empty report, which is sent when it changes for the first time.
+    pub fn new(subscriber: Subscriber) -> Self {
+        ControllerReport { last: Arc::default(), subscriber }
+    }
+
+    /// Changes the report, and sends it if it differs from the last one.
+    pub fn update(&self, change: impl FnOnce(&mut ProxyReport)) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = last.clone();
+        change(&mut last);
+        if *last != before {
+            self.subscriber.report(last.clone());
+        }
+    }
+}
+
 /// Reports what the proxy refuses, when it has refused something, for as long as the proxy runs.
-pub async fn report_refusals(registry: Registry, subscriber: Subscriber) {
+pub async fn report_refusals(registry: Registry, report: ControllerReport) {
     let mut reported = Reported::default();
     let mut interval = tokio::time::interval(INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        if let Some(report) = reported.next(counts(&registry), now) {
-            subscriber.report(report);
+        if let Some(refusals) = reported.next(counts(&registry), now) {
+            report.update(|report| report.refusals = refusals);
         }
     }
 }
@@ -56,8 +81,8 @@ struct Reported {
 }
 
 impl Reported {
-    /// Returns the next report; `None` if nothing was refused since the last one. `now` is in seconds since 1970.
-    fn next(&mut self, counts: BTreeMap<By, u64>, now: u64) -> Option<ProxyReport> {
+    /// Returns the next refusals to report; `None` if nothing was refused since the last ones. `now` is in seconds since 1970.
+    fn next(&mut self, counts: BTreeMap<By, u64>, now: u64) -> Option<Vec<Refusal>> {
         let mut changed = false;
         for (by, count) in counts {
             let known = self.counts.entry(by).or_insert((0, now));
@@ -81,7 +106,7 @@ impl Reported {
             .collect();
         refusals.sort_by_key(|refusal| std::cmp::Reverse(refusal.count));
         refusals.truncate(MAX_REFUSALS);
-        Some(ProxyReport { refusals })
+        Some(refusals)
     }
 }
 
@@ -104,13 +129,13 @@ mod tests {
         one.counter(&DENIED, &[NO_POLICY]).increment();
         let report = reported.next(counts(&registry), 110).expect("a report");
         let policy = refusal(RefusedBy::Policy, "shop/deny-all", 3, 110);
-        assert_eq!(report.refusals, [policy.clone(), refusal(RefusedBy::NoPolicy, "", 1, 110)]);
+        assert_eq!(report, [policy.clone(), refusal(RefusedBy::NoPolicy, "", 1, 110)]);
         assert_eq!(reported.next(counts(&registry), 120), None);
         other.counter(&UNAUTHENTICATED, &[TOKEN]).add(9);
         one.counter(&UNAUTHENTICATED, &[PLAINTEXT]).add(8);
         let report = reported.next(counts(&registry), 130).expect("a report");
         let token = refusal(RefusedBy::Token, "", 9, 130);
-        assert_eq!(report.refusals[..3], [token, refusal(RefusedBy::MutualTls, "", 8, 130), policy]);
+        assert_eq!(report[..3], [token, refusal(RefusedBy::MutualTls, "", 8, 130), policy]);
     }
 
     #[test]
@@ -121,6 +146,6 @@ mod tests {
             worker.counter(&DENIED, &[&format!("shop/policy-{number}")]).add(number);
         }
         let report = Reported::default().next(counts(&registry), 1).expect("a report");
-        assert_eq!((report.refusals.len(), report.refusals[0].count), (MAX_REFUSALS, 100));
+        assert_eq!((report.len(), report[0].count), (MAX_REFUSALS, 100));
     }
 }

@@ -71,6 +71,7 @@ pub fn targets(service: &Service, key: &ClusterKey, snapshot: &MeshSnapshot) -> 
             key.server_name.as_ref().unwrap_or(&service.hostname),
             service.entry.as_ref().map(|entry| &*entry.names).unwrap_or_default(),
         ),
+        host: key.server_name.as_ref().filter(|_| service.is_dynamic()),
         priority: rules
             .map(|rules| &rules.priority)
             .filter(|priority| !priority.is_empty())
@@ -97,6 +98,8 @@ struct Context<'a> {
     scale: u32,
     tls: &'a ClientTls,
     origination: Option<Arc<Origination>>,
+    /// The host whose addresses are the endpoints, of a wildcard of `DYNAMIC_DNS`.
+    host: Option<&'a Arc<str>>,
     /// The labels that rank endpoints, and the workload that they are compared with.
     priority: Option<(&'a FailoverPriority, &'a OwnWorkload)>,
     snapshot: &'a MeshSnapshot,
@@ -107,7 +110,8 @@ impl Context<'_> {
         match &endpoint.reach {
             Reach::Direct(_) => targets.extend(self.direct(endpoint)),
             Reach::Named(named) => {
-                let addresses = self.snapshot.resolved.get(&named.host).map(|all| &**all).unwrap_or_default();
+                let host = self.host.unwrap_or(&named.host);
+                let addresses = self.snapshot.resolved.get(host).map(|all| &**all).unwrap_or_default();
                 let used = if named.first_only { 1 } else { addresses.len() };
                 for address in addresses.iter().take(used) {
                     let id = format!("{}|{address}", endpoint.id).into();

@@ -325,7 +325,7 @@ fn a_name_that_is_subscribed_to_again_is_answered_again() {
 
 #[test]
 fn a_report_is_sent_after_all_else_and_again_on_a_new_stream() {
-    let refused = |count| ProxyReport { refusals: vec![Refusal { count, ..Default::default() }] };
+    let refused = |count| ProxyReport { refusals: vec![Refusal { count, ..Default::default() }], ..Default::default() };
     let mut client = Client::new("sidecar~10.0.0.1~a.b~west".into(), "west".into());
     client.report(refused(1));
     client.connected();

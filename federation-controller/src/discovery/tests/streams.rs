@@ -132,6 +132,7 @@ async fn reports_of_refusals_count_only_policies_that_the_proxy_holds() {
             refusal(RefusedBy::Policy, "bank/deny-all", 1_000),
             refusal(RefusedBy::NoPolicy, "", 2),
         ],
+        ..ProxyReport::default()
     };
     proxy.subscriber.report(report(3));
     let counted = || -> Vec<(RefusedBy, String, u64)> {

@@ -28,7 +28,12 @@ fn gateway(network: &str, last: u8) -> Service {
     let mut gateway = service("gateway", 8);
     gateway.network = Some(network.into());
     gateway.external_ips = vec![[203, 0, 113, last].into()];
-    gateway.ports.push(ServicePort { name: "tls".into(), number: 15443, protocol: Protocol::Tls, node_port: 0 });
+    gateway.ports.push(ServicePort {
+        name: "tls".into(),
+        number: 15443,
+        protocol: Protocol::Tls,
+        ..Default::default()
+    });
     gateway
 }
 
@@ -260,7 +265,7 @@ fn a_cluster_that_does_not_export_a_service_cannot_change_its_definition() {
     let mut world = world_with_export();
     world.cluster("south");
     let with = |created, protocol| {
-        let port = ServicePort { name: "p".into(), number: 80, protocol, node_port: 0 };
+        let port = ServicePort { name: "p".into(), number: 80, protocol, ..Default::default() };
         Service { created, ports: vec![port], ..service("details", 3) }
     };
     world.put("east", Object::Service(with(100, Protocol::Http)));
@@ -462,7 +467,7 @@ fn an_export_cannot_take_over_a_name_that_another_cluster_does_not_export() {
 fn services_of_one_name_that_no_cluster_exports_are_independent() {
     let mut world = World::new();
     let with = |cluster: &str, protocol, target| {
-        let port = ServicePort { name: "db".into(), number: 5432, protocol, node_port: 0 };
+        let port = ServicePort { name: "db".into(), number: 5432, protocol, ..Default::default() };
         let mut slice = slice("details", &[(1, true)]);
         slice.ports = vec![("db".into(), target)];
         let headless = cluster == "west";

@@ -66,7 +66,8 @@ fn world() -> World {
         for (name, ip) in [("reviews", 1), ("details", 2)] {
             let (mut service, mut slice) = (service(name, ip), slice(name, &[(ip, true)]));
             if (cluster, name) == ("west", "details") {
-                let port = ServicePort { name: "tcp-db".into(), number: 3306, protocol: Protocol::Tcp, node_port: 0 };
+                let port =
+                    ServicePort { name: "tcp-db".into(), number: 3306, protocol: Protocol::Tcp, ..Default::default() };
                 service.ports.push(port);
                 slice.ports.push(("tcp-db".into(), 13306));
             }

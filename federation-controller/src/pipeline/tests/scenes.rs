@@ -382,7 +382,7 @@ fn the_own_cluster_defines_a_port_before_the_oldest_cluster() {
     let mut world = two_clusters();
     world.cluster("south");
     let with = |created, number, protocol| {
-        let port = ServicePort { name: "p".into(), number, protocol, node_port: 0 };
+        let port = ServicePort { name: "p".into(), number, protocol, ..Default::default() };
         Service { created, ports: vec![port], ..service("details", 3) }
     };
     for cluster in ["west", "east", "south"] {
@@ -412,7 +412,12 @@ fn a_service_with_a_network_and_a_gateway_port_is_an_east_west_gateway() {
     world.put("east", Object::Service(gateway.clone()));
     world.compile();
     assert!(world.body(wire::Kind::NetworkGateway, "net-east").is_none(), "port 15443 is not exposed");
-    gateway.ports.push(ServicePort { name: "tls".into(), number: 15443, protocol: Protocol::Tls, node_port: 0 });
+    gateway.ports.push(ServicePort {
+        name: "tls".into(),
+        number: 15443,
+        protocol: Protocol::Tls,
+        ..Default::default()
+    });
     world.put("east", Object::Service(gateway.clone()));
     world.put("east", Object::Slice(slice("gateway", &[(9, true)])));
     world.compile();
@@ -623,7 +628,7 @@ fn exports_and_gateways_without_effect_are_reported_with_the_reason() {
                 name: "tls".into(),
                 number: 15443,
                 protocol: Protocol::Tls,
-                node_port: 0,
+                ..Default::default()
             });
         }
         world.put("east", Object::Service(gateway));

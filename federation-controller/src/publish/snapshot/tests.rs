@@ -33,7 +33,7 @@ fn cluster() -> Cluster {
 
 /// The objects of the fixture.
 fn objects() -> Vec<Object> {
-    let port = ServicePort { name: "http".into(), number: 9080, protocol: Protocol::Http, node_port: 0 };
+    let port = ServicePort { name: "http".into(), number: 9080, protocol: Protocol::Http, ..Default::default() };
     let endpoint = SliceEndpoint {
         pod: Some("reviews-1".into()),
         named: false,

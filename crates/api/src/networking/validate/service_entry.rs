@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::{Check, names};
+use crate::networking::problem::Severity;
 use crate::networking::service_entry::{
-    EntryPort, Resolution, ServiceEntry, WorkloadEntry, WorkloadEntrySpec, is_unix,
+    EntryPort, Location, Resolution, ServiceEntry, WorkloadEntry, WorkloadEntrySpec, allocates, is_unix,
 };
 
 /// The number of hosts and of endpoints that an object may have, as in Istio.
@@ -28,6 +29,7 @@ pub(super) fn check_entry(entry: &ServiceEntry, check: &mut Check) {
         check.accept(names::subnet(address));
     });
     ports(&spec.ports, spec.resolution, check);
+    addresses_of_tcp(entry, check);
     endpoints(entry, check);
     let own = entry.metadata.namespace.as_deref().unwrap_or(".");
     let hidden = spec.export_to == ["~"];
@@ -37,6 +39,10 @@ pub(super) fn check_entry(entry: &ServiceEntry, check: &mut Check) {
     check.each("subjectAltNames", &spec.subject_alt_names, |name, check| {
         if name.is_empty() {
             check.error("is empty; write an identity, or remove it");
+        } else if spec.location == Location::Internal && !name.starts_with("spiffe://") {
+            check.warn(
+                "has no effect with MESH_INTERNAL, whose endpoints have SPIFFE IDs; write spiffe://…, or remove it",
+            );
         }
     });
     if let Some(selector) = &spec.workload_selector {
@@ -75,9 +81,6 @@ fn hosts(entry: &ServiceEntry, check: &mut Check) {
             check.error(format!("is {:?} a second time; remove one", names::shown(host)));
         }
     });
-    if spec.resolution == Resolution::DynamicDns {
-        check.warn_of("resolution", "is DYNAMIC_DNS, which has no effect: write the hosts, with resolution DNS");
-    }
 }
 
 fn ports(all: &[EntryPort], resolution: Resolution, check: &mut Check) {
@@ -96,6 +99,12 @@ fn ports(all: &[EntryPort], resolution: Resolution, check: &mut Check) {
             let protocol = names::shown(&port.protocol);
             check.error_of("protocol", format!("is {protocol:?}, but must be one of {}", PROTOCOLS.join(", ")));
         }
+        if resolution == Resolution::DynamicDns && !port.names_hosts() {
+            check.warn_of(
+                "protocol",
+                "has no host to resolve, so connections to wildcards go nowhere; write HTTP or TLS",
+            );
+        }
         if !port.is_tcp() {
             check.warn_of("protocol", "is UDP, which the mesh does not carry: the port has no effect");
         }
@@ -104,6 +113,21 @@ fn ports(all: &[EntryPort], resolution: Resolution, check: &mut Check) {
             if resolution == Resolution::None {
                 check.warn_of("targetPort", "has no effect with resolution NONE: connections keep their port");
             }
+        }
+    });
+}
+
+/// Warns of ports of TCP to which nothing leads: those of an entry without addresses of its own or of the controller.
+fn addresses_of_tcp(entry: &ServiceEntry, check: &mut Check) {
+    let spec = &entry.spec;
+    let allocated = spec.resolution != Resolution::None && allocates(&entry.metadata);
+    if !spec.addresses.is_empty() || allocated {
+        return;
+    }
+    check.each("ports", &spec.ports, |port, check| {
+        if port.protocol.is_empty() || port.protocol.eq_ignore_ascii_case("TCP") {
+            let text = "is a port of TCP, which needs an address by which connections to it are known; write addresses, or a protocol with hosts";
+            check.found("IST0134", Severity::Warning, text);
         }
     });
 }

@@ -4,6 +4,7 @@ use crate::networking::{DestinationRule, Problem, VirtualService};
 
 mod any;
 mod envoy;
+mod outside;
 mod rules;
 mod services;
 mod sidecars;

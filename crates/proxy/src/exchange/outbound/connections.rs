@@ -73,7 +73,10 @@ pub async fn named(
     let port = downstream.destination.port();
     let Some(service) = worker.view.reached_by_host(&name, port).await.found() else { return Ok(None) };
     let opaque = service.port(port).is_some_and(|port| matches!(port.protocol, Protocol::Tcp | Protocol::Unknown));
-    Ok(opaque.then(|| Destination::at(&service, port, None, downstream.destination, worker)))
+    if !opaque {
+        return Ok(None);
+    }
+    Ok(Some(Destination::of_host(&service, port, &name, downstream.destination, worker).await))
 }
 
 /// Returns where a gateway's connection goes: to a destination of the first route that takes it. `server_port` is the port of the

@@ -88,7 +88,14 @@ pub(super) async fn find(
     let key = host.cluster.key();
     // A pod that the application chose by its address stays chosen.
     let endpoint = key.endpoint.clone().filter(|_| key.hostname == to.host && to.subset.is_empty());
-    Ok(Destination::subset(&service, port, to.subset.clone(), endpoint, address, worker))
+    let destination = Destination::subset(&service, port, to.subset.clone(), endpoint, address, worker);
+    match &key.server_name {
+        // The wildcard's own routes lead to the host that was asked for.
+        Some(name) if service.is_dynamic() && key.hostname == service.hostname => {
+            Ok(destination.named(name.clone(), worker))
+        }
+        _ => Ok(destination),
+    }
 }
 
 /// Returns a service whose parts have all arrived.

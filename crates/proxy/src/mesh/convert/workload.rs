@@ -56,6 +56,7 @@ pub(in crate::mesh) fn own_workload(message: &message::Workload, limits: &mut Po
         pod_labels: labels(&message.pod_labels),
         labels: workload_labels(message.labels.as_ref()),
         ports: ports.into(),
+        probe: message.probe.clone(),
     })
 }
 
