@@ -2,7 +2,7 @@
 //!
 //! Both sides are a straight line of phases, the same for HTTP/1.1 and HTTP/2:
 //!
-//! - [`inbound`]: authenticate → ask ([`external`]) → verify tokens → authorize → limit → application
+//! - [`inbound`]: authenticate → ask ([`external`]) → verify tokens → authorize → limit ([`rate_limits`]) → application
 //! - [`outbound`]: route → policies → pick and send, again if safe → answer
 //!
 //! An [`Exchange`] carries the request's context through them. A feature is a step in a phase, or a field of the exchange.
@@ -32,6 +32,7 @@ mod external;
 mod host;
 pub mod inbound;
 pub mod outbound;
+mod rate_limits;
 
 /// The downstream connection of an exchange.
 #[derive(Debug, Clone)]

@@ -62,7 +62,7 @@ pub(super) fn asked_about(downstream: &Downstream, head: &Parts, snapshot: &Mesh
 }
 
 /// Evaluates policies on what they see of a request.
-fn with_facts<T>(
+pub(super) fn with_facts<T>(
     downstream: &Downstream,
     head: &Parts,
     token: Option<&jwt::Verified>,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use policy::{Authorization, Decision, Facts, PeerAuthentication, jwt};
+use ratelimit::RateLimits;
 
 use super::map::SharedMap;
 use super::model::{GatewayAddress, OwnWorkload, Service};
@@ -131,6 +132,8 @@ pub struct MeshSnapshot {
     pub tokens: Option<Arc<jwt::TokenRules>>,
     /// The authorization policies; `None` until all policies have arrived, and until then everything is denied.
     pub authorization: Option<Arc<Authorization>>,
+    /// The limits on rates of requests; `None`: there are none.
+    pub rate_limits: Option<Arc<RateLimits>>,
     /// Services by hostname.
     pub services: SharedMap<Arc<str>, Arc<Service>>,
     /// Services by virtual address.

@@ -1,6 +1,7 @@
 use http::HeaderMap;
 use wire::ext_authz::{DeniedHttpResponse, HeaderValue as Value, HttpStatus, Status};
 
+use wire::prost::Message as _;
 use super::*;
 
 fn answer(grpc_status: Option<&'static str>, body: &[u8]) -> Answer {
