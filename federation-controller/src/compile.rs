@@ -28,6 +28,7 @@ mod gateway;
 mod members;
 mod mesh;
 pub mod policies;
+mod rate_limits;
 pub mod resource;
 mod rules;
 pub mod service;

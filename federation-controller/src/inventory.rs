@@ -24,6 +24,7 @@ mod external;
 mod hosts;
 mod keys;
 mod lists;
+mod local_rate_limits;
 pub mod networks;
 mod notices;
 mod pending;
@@ -37,6 +38,7 @@ mod without_effect;
 
 pub use cluster::{Affected, ClusterInventory, PodSelector};
 pub use lists::CONFIRM_EMPTY;
+pub(crate) use local_rate_limits::{CONFLICT, NO_TARGET};
 use networks::Networks;
 pub use notices::{NoticedKind, ObjectNotice};
 pub(crate) use notices::{only_by_name, unreachable_gateway};

@@ -21,8 +21,9 @@ use crate::clusters::Clusters;
 use crate::clusters::trouble::{self, Trouble};
 use crate::inventory::{NoticedKind, ObjectNotice};
 use crate::objects::{
-    AuthorizationPolicy, DestinationRule, Export, Gateway, HttpRouteGroup, Kind, PeerAuthentication, Record,
-    RequestAuthentication, Service, ServiceEntry, ServiceProfile, Text, TrafficSplit, VirtualService, WorkloadEntry,
+    AuthorizationPolicy, DestinationRule, EnvoyFilter, Export, Gateway, HttpLocalRateLimitPolicy, HttpRouteGroup, Kind,
+    PeerAuthentication, RateLimit, Record, RequestAuthentication, Server, Service, ServiceEntry, ServiceProfile, Text,
+    TrafficSplit, VirtualService, WorkloadEntry,
 };
 use crate::pipeline::State;
 
@@ -132,6 +133,10 @@ async fn write(client: Client, notice: &ObjectNotice) -> Result<(), Trouble> {
         NoticedKind::Watched(Kind::AuthorizationPolicy) => resource::<AuthorizationPolicy>(),
         NoticedKind::Watched(Kind::PeerAuthentication) => resource::<PeerAuthentication>(),
         NoticedKind::Watched(Kind::RequestAuthentication) => resource::<RequestAuthentication>(),
+        NoticedKind::Watched(Kind::EnvoyFilter) => resource::<EnvoyFilter>(),
+        NoticedKind::Watched(Kind::RateLimit) => resource::<RateLimit>(),
+        NoticedKind::Watched(Kind::Server) => resource::<Server>(),
+        NoticedKind::Watched(Kind::HttpLocalRateLimitPolicy) => resource::<HttpLocalRateLimitPolicy>(),
         NoticedKind::Watched(Kind::ServiceEntry) => resource::<ServiceEntry>(),
         NoticedKind::Watched(Kind::WorkloadEntry) => resource::<WorkloadEntry>(),
         NoticedKind::Annotated | NoticedKind::Watched(_) => resource::<Service>(),

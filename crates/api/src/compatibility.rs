@@ -15,7 +15,7 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 pub use fields::{TOLERATED, ToleratedField};
-pub use kinds::{KindWithoutEffect, WITHOUT_EFFECT};
+pub use kinds::{ENVOY_FILTER, KindWithoutEffect, WITHOUT_EFFECT};
 
 use crate::gateway::{Gateway, GatewaySpec, Server};
 use crate::{Warning, export};
@@ -29,8 +29,10 @@ pub const GROUPS: &[&str] = &[
     "extensions.istio.io",
     "install.istio.io",
     "linkerd.io",
+    "policy.linkerd.io",
     "split.smi-spec.io",
     "specs.smi-spec.io",
+    "federation.isthmus.dev",
 ];
 
 /// The number of warnings about fields of one object. kubectl prints each on a line.

@@ -4,6 +4,7 @@
 //! - [`gateway`]: Istio's Gateway, as far as it exports services to other networks.
 //! - [`networking`]: Istio's VirtualService and DestinationRule: what they say, and what is wrong with them.
 //! - [`security`]: Istio's AuthorizationPolicy, PeerAuthentication and RequestAuthentication, in the same way.
+//! - [`envoy_filter`]: Istio's EnvoyFilter, as far as it limits the rate of requests, and [`rate_limit`]: the mesh's own RateLimit.
 //! - [`smi`]: SMI's TrafficSplit and HTTPRouteGroup, and [`linkerd`]: Linkerd's ServiceProfile and annotations of Services.
 //! - [`analyze`]: what is wrong in and between objects, for `isthmus analyze`.
 //! - [`import`]: what becomes of the objects of another mesh, for `isthmus import`.
@@ -21,6 +22,7 @@
 pub mod analyze;
 pub mod compatibility;
 pub mod duration;
+pub mod envoy_filter;
 pub mod export;
 pub mod gateway;
 pub mod import;
@@ -30,6 +32,7 @@ pub mod mesh;
 pub mod names;
 pub mod networking;
 pub mod quantity;
+pub mod rate_limit;
 pub mod reader;
 pub mod remote_secret;
 mod resource;

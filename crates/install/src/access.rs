@@ -31,11 +31,19 @@ const RECORDING: RbacRule =
     RbacRule { group: "", resources: &["events"], verbs: &["get", "create", "patch"], names: &[] };
 
 /// The status of rules of routing and of security policies.
-const REPORTING: [RbacRule; 5] = [
+const REPORTING: [RbacRule; 7] = [
     status(
         "networking.istio.io",
-        &["virtualservices/status", "destinationrules/status", "serviceentries/status", "workloadentries/status"],
+        &[
+            "virtualservices/status",
+            "destinationrules/status",
+            "serviceentries/status",
+            "workloadentries/status",
+            "envoyfilters/status",
+        ],
     ),
+    status(api::rate_limit::GROUP, &["ratelimits/status"]),
+    status("policy.linkerd.io", &["servers/status", "httplocalratelimitpolicies/status"]),
     status("split.smi-spec.io", &["trafficsplits/status"]),
     status("specs.smi-spec.io", &["httproutegroups/status"]),
     status("linkerd.io", &["serviceprofiles/status"]),

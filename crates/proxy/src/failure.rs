@@ -297,7 +297,8 @@ impl Failure {
                 reply(*status, ResponseFlags::UNAUTHORIZED_EXTERNALLY, "ext_authz_error", "")
             }
             Failure::RateLimited { global, status, resource_exhausted, .. } => {
-                let (details, body) = if *global { ("request_rate_limited", "") } else { ("local_rate_limited", "local_rate_limited") };
+                let (details, body) =
+                    if *global { ("request_rate_limited", "") } else { ("local_rate_limited", "local_rate_limited") };
                 LocalReply {
                     grpc_status: resource_exhausted.then_some(RESOURCE_EXHAUSTED),
                     ..reply(*status, ResponseFlags::RATE_LIMITED, details, body)

@@ -7,8 +7,8 @@ use crate::Quota;
 
 /// Parts of a nanosecond in which times are kept: the cost of a token is rounded to them. Half the range of 64 bits is 18 years.
 const PARTS: u64 = 16;
-/// The longest time in which a bucket may fill.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+/// The longest time in which a bucket may fill: more than the year that objects may say, which rounding adds to.
+const LONGEST: Duration = Duration::from_secs(400 * 24 * 3600);
 /// The greatest number of tokens in a second, at which rounding changes a rate by a third of a per mille.
 const FASTEST: u64 = 10_000_000;
 

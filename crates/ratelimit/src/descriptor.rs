@@ -139,7 +139,8 @@ impl HeaderOf {
             HeaderOf::Method => of.map(|of| of.method.into()),
             HeaderOf::Authority => of.map(|of| of.host.into()),
             HeaderOf::Named(name) => {
-                let mut lines = request.headers.get_all(name).iter().map(|line| String::from_utf8_lossy(line.as_bytes()));
+                let mut lines =
+                    request.headers.get_all(name).iter().map(|line| String::from_utf8_lossy(line.as_bytes()));
                 let first = lines.next()?;
                 Some(lines.fold(first, |all, line| Cow::Owned(format!("{all},{line}"))))
             }

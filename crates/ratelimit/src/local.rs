@@ -157,7 +157,8 @@ mod tests {
     }
 
     fn limit(entries: &[(&str, Option<&str>)], tokens: u32) -> DescriptorLimit {
-        let entry = |(key, value): &(&str, Option<&str>)| EntryPattern { key: (*key).into(), value: value.map(Into::into) };
+        let entry =
+            |(key, value): &(&str, Option<&str>)| EntryPattern { key: (*key).into(), value: value.map(Into::into) };
         DescriptorLimit { entries: entries.iter().map(entry).collect(), rate: rate(tokens) }
     }
 
@@ -168,8 +169,9 @@ mod tests {
     #[test]
     fn descriptors_have_buckets_and_all_requests_have_one() {
         let now = Instant::now();
-        let descriptors =
-            || vec![limit(&[("path", Some("/a"))], 2), limit(&[("user", None)], 1), limit(&[("a", None), ("b", None)], 1)];
+        let descriptors = || {
+            vec![limit(&[("path", Some("/a"))], 2), limit(&[("user", None)], 1), limit(&[("a", None), ("b", None)], 1)]
+        };
         let granted = |local: &LocalLimit, of: &[(&'static str, &'static str)], count: usize| {
             (0..count).filter(|_| !matches!(local.take(&descriptor(of), None, now), Taken::Exceeded(_))).count()
         };

@@ -136,9 +136,7 @@ pub struct SideLimits {
 
 impl RateLimits {
     /// Returns the rules of policies, in their order.
-    pub fn of<'a>(
-        policies: impl IntoIterator<Item = (&'a [Arc<Rule>], &'a [Arc<RouteDescriptors>])>,
-    ) -> Self {
+    pub fn of<'a>(policies: impl IntoIterator<Item = (&'a [Arc<Rule>], &'a [Arc<RouteDescriptors>])>) -> Self {
         let mut limits = Self::default();
         for (rules, descriptors) in policies {
             for rule in rules {
@@ -173,24 +171,12 @@ impl SideLimits {
     /// Returns the descriptors of a request for a rule.
     pub fn descriptors<'a>(&'a self, rule: &'a Rule, request: &RequestFacts<'a>) -> Vec<Descriptor<'a>> {
         let of_routes = self.route_descriptors.iter().filter(|of| is_met(&of.matches, request.facts));
-        let of_stage = of_routes
-            .flat_map(|of| &of.descriptors)
-            .filter(|of| rule.route_stage == Some(of.stage));
+        let of_stage = of_routes.flat_map(|of| &of.descriptors).filter(|of| rule.route_stage == Some(of.stage));
         rule.descriptors.iter().chain(of_stage).filter_map(|actions| actions.of(request)).collect()
     }
 }
 
 impl Rule {
-    /// Returns whether a request's properties matter for whether, or how, the rule applies.
-    #[inline]
-    pub fn is_conditional(&self) -> bool {
-        !self.matches.is_empty()
-            || match &self.limit {
-                Limit::Local(local) => local.uses_descriptors(),
-                Limit::Global(_) => true,
-            }
-    }
-
     /// Returns whether the rule applies to a request.
     pub fn matches(&self, facts: &Facts<'_>) -> bool {
         is_met(&self.matches, facts)

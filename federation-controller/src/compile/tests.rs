@@ -112,8 +112,15 @@ fn compiled(text: &str) -> String {
         writeln!(text, "refused {} {}\n    {}\n", state.kind.as_str(), state.object, state.problems[0].text).unwrap();
     }
     for state in inventory.rule_states().into_iter().filter(|state| {
-        [objects::Kind::AuthorizationPolicy, objects::Kind::ServiceEntry, objects::Kind::WorkloadEntry]
-            .contains(&state.kind)
+        [
+            objects::Kind::AuthorizationPolicy,
+            objects::Kind::ServiceEntry,
+            objects::Kind::WorkloadEntry,
+            objects::Kind::EnvoyFilter,
+            objects::Kind::Server,
+            objects::Kind::HttpLocalRateLimitPolicy,
+        ]
+        .contains(&state.kind)
             && !state.refused
     }) {
         notices.extend(state.problems.into_iter().map(|problem| RuleNotice {

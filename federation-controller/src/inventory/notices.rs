@@ -55,7 +55,11 @@ impl ObjectNotice {
                 | Kind::WorkloadEntry
                 | Kind::TrafficSplit
                 | Kind::HttpRouteGroup
-                | Kind::ServiceProfile,
+                | Kind::ServiceProfile
+                | Kind::EnvoyFilter
+                | Kind::RateLimit
+                | Kind::Server
+                | Kind::HttpLocalRateLimitPolicy,
             ) => "Ineffective",
             NoticedKind::Watched(
                 Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication,

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use api::compatibility::KindWithoutEffect;
+use api::compatibility::{ENVOY_FILTER, KindWithoutEffect};
 
 use super::Inventory;
 use super::notices::{NoticedKind, OBJECTS, ObjectNotice};
-use crate::objects::Key;
+use crate::objects::{Key, Record};
 
 /// The number of objects of a kind that its line names.
 const NAMED: usize = 3;
@@ -23,7 +23,10 @@ impl Inventory {
     /// Returns a line for each kind.
     pub(super) fn lines_without_effect(&self) -> impl Iterator<Item = String> {
         let cluster = &self.settings.cluster;
-        self.without_effect.iter().map(move |(kind, objects)| {
+        let of_filters = self.filters_without_effect().collect::<BTreeSet<Key>>();
+        let filters = Some((&ENVOY_FILTER, of_filters)).filter(|(_, objects)| !objects.is_empty());
+        let kinds = self.without_effect.iter().map(|(kind, objects)| (*kind, objects.clone()));
+        kinds.chain(filters).map(move |(kind, objects)| {
             let mut names: Vec<String> = objects.iter().take(NAMED).map(Key::to_string).collect();
             if objects.len() > NAMED {
                 names.push(format!("{} more", objects.len() - NAMED));
@@ -34,13 +37,21 @@ impl Inventory {
 
     /// Returns the notices about the objects, within a bound.
     pub(super) fn objects_without_effect(&self) -> impl Iterator<Item = ObjectNotice> {
-        let all = self.without_effect.iter().flat_map(|(kind, objects)| objects.iter().map(move |key| (*kind, key)));
-        all.take(OBJECTS).map(|(kind, key)| ObjectNotice {
+        let all =
+            self.without_effect.iter().flat_map(|(kind, objects)| objects.iter().map(move |key| (*kind, key.clone())));
+        let filters = self.filters_without_effect().map(|key| (&ENVOY_FILTER, key));
+        all.chain(filters).take(OBJECTS).map(|(kind, key)| ObjectNotice {
             cluster: self.settings.cluster.clone(),
             kind: NoticedKind::WithoutEffect(kind),
-            object: key.clone(),
             message: kind.notice(&key.to_string()),
+            object: key,
         })
+    }
+
+    /// Returns the EnvoyFilters of which no patch has an effect.
+    fn filters_without_effect(&self) -> impl Iterator<Item = Key> {
+        let filters = self.primary().into_iter().flat_map(|own| own.envoy_filters().values());
+        filters.filter(|filter| !filter.refused() && filter.selector.is_none()).map(Record::key)
     }
 }
 
@@ -72,23 +83,23 @@ mod tests {
     #[test]
     fn a_kind_without_effect_has_a_line_and_its_objects_have_notices() {
         let mut inventory = inventory();
-        let filters = kinds::find("networking.istio.io", "EnvoyFilter").unwrap();
-        let entries = kinds::find("networking.istio.io", "Sidecar").unwrap();
-        put(&mut inventory, entries, 5);
-        put(&mut inventory, filters, 1);
+        let groups = kinds::find("networking.istio.io", "WorkloadGroup").unwrap();
+        let sidecars = kinds::find("networking.istio.io", "Sidecar").unwrap();
+        put(&mut inventory, sidecars, 5);
+        put(&mut inventory, groups, 1);
         let lines = inventory.notices();
         assert_eq!(lines.len(), 2);
-        assert!(lines[0].starts_with("Cluster west: EnvoyFilter has no effect: "), "{lines:?}");
-        assert!(lines[0].ends_with(" (shop/a0)"), "{lines:?}");
-        assert!(lines[1].starts_with("Cluster west: Sidecar has no effect: "), "{lines:?}");
-        assert!(lines[1].ends_with(" (shop/a0, shop/a1, shop/a2, 2 more)"), "{lines:?}");
+        assert!(lines[0].starts_with("Cluster west: Sidecar has no effect: "), "{lines:?}");
+        assert!(lines[0].ends_with(" (shop/a0, shop/a1, shop/a2, 2 more)"), "{lines:?}");
+        assert!(lines[1].starts_with("Cluster west: WorkloadGroup has no effect: "), "{lines:?}");
+        assert!(lines[1].ends_with(" (shop/a0)"), "{lines:?}");
         let notices = inventory.object_notices();
         assert_eq!(notices.len(), 6);
         let first = notices.first().unwrap();
         assert_eq!((first.reason(), &*first.cluster, &first.object), ("NoEffect", "west", &Key::new("shop", "a0")));
 
-        put(&mut inventory, filters, 0);
-        put(&mut inventory, entries, 0);
+        put(&mut inventory, groups, 0);
+        put(&mut inventory, sidecars, 0);
         assert!(inventory.notices().is_empty() && inventory.object_notices().is_empty());
     }
 

@@ -24,11 +24,6 @@ pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
         "sidecars",
         "proxies subscribe to the services that they use; set outboundTrafficPolicy in the mesh settings",
     ),
-    networking(
-        "EnvoyFilter",
-        "envoyfilters",
-        "no proxy is Envoy; use a VirtualService (routes, retries, faults, headers) or a DestinationRule (connections, TLS)",
-    ),
     networking("WorkloadGroup", "workloadgroups", "only pods are workloads of the mesh"),
     KindWithoutEffect {
         group: "telemetry.istio.io",
@@ -59,6 +54,15 @@ pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
         instead: "it installs nothing; write its meshConfig into key mesh of ConfigMap istio-system/istio",
     },
 ];
+
+/// EnvoyFilters of which no patch limits the rate of requests.
+pub const ENVOY_FILTER: KindWithoutEffect = KindWithoutEffect {
+    group: "networking.istio.io",
+    version: "v1alpha3",
+    kind: "EnvoyFilter",
+    plural: "envoyfilters",
+    instead: "no proxy is Envoy; use a VirtualService (routes, retries, faults, headers) or a DestinationRule (connections, TLS)",
+};
 
 const fn networking(kind: &'static str, plural: &'static str, instead: &'static str) -> KindWithoutEffect {
     KindWithoutEffect { group: "networking.istio.io", version: "v1", kind, plural, instead }

@@ -47,7 +47,8 @@ pub async fn serve(
 ) -> Result<(), Failure> {
     let (xfcc, admitted) = (forwarded_client_cert(&downstream, worker), downstream.admitted.clone());
     let (party, caller, buckets) = Default::default();
-    let handler = Rc::new(InboundRequests { downstream, metrics, xfcc, party, caller, buckets, worker: worker.clone() });
+    let handler =
+        Rc::new(InboundRequests { downstream, metrics, xfcc, party, caller, buckets, worker: worker.clone() });
     let served = serve_http(io, version, handler.clone(), admitted, &worker.drain).await;
     served.map_err(|error| connection_failure(&error, worker, |log| handler.downstream.log_inbound(log)))
 }

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use policy::Facts;
 use ratelimit::{
-    Buckets, Descriptor, Limit, LocalLimit, Quota, RateLimits, RequestFacts, Rule, Side, SideLimits, Taken, quota_headers,
+    Buckets, Descriptor, Limit, LocalLimit, Quota, RateLimits, RequestFacts, Rule, Side, SideLimits, Taken,
+    quota_headers,
 };
 
 use super::authorize::with_facts;

@@ -107,7 +107,12 @@ impl Policies {
     ///
     /// # Errors
     /// Returns what is wrong with it; then the last good one stays in force.
-    pub(super) fn put_rate_limit(&mut self, name: &str, message: RateLimit, now: Instant) -> Result<&RateLimitPolicy, String> {
+    pub(super) fn put_rate_limit(
+        &mut self,
+        name: &str,
+        message: RateLimit,
+        now: Instant,
+    ) -> Result<&RateLimitPolicy, String> {
         let policy = RateLimitPolicy::read(message, self.rate_limits.get(name), now)?;
         Ok(self.rate_limits.entry(name.to_owned()).insert_entry(policy).into_mut())
     }

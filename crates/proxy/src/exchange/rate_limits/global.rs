@@ -51,7 +51,8 @@ impl Counting<'_> {
         let asked = AskedEndpoint::default();
         let host = &global.hostname;
         let asking = call::ask(host, global.port, grpc::question(host, PATH, &question), &asked, self.worker);
-        let answered = RequestBody::hold_while(exchange.body.as_ref(), tokio::time::timeout(global.timeout, asking)).await;
+        let answered =
+            RequestBody::hold_while(exchange.body.as_ref(), tokio::time::timeout(global.timeout, asking)).await;
         let reason = match answered {
             Ok(Ok(answer)) => match grpc::message(answer).and_then(verdict) {
                 Ok(verdict) => return self.apply(exchange, rule, global, verdict),
@@ -173,7 +174,8 @@ fn quota(status: &DescriptorStatus) -> Option<(Quota, Window)> {
         Unit::Year => 365 * 24 * 3600,
     };
     let reset = status.duration_until_reset.unwrap_or_default();
-    let (whole, nanos) = (u64::try_from(reset.seconds).unwrap_or_default(), u32::try_from(reset.nanos).unwrap_or_default());
+    let (whole, nanos) =
+        (u64::try_from(reset.seconds).unwrap_or_default(), u32::try_from(reset.nanos).unwrap_or_default());
     let reset = Duration::from_secs(whole).saturating_add(Duration::from_nanos(nanos.into()));
     let (requests, name) = (limit.requests_per_unit, limit.name.clone());
     Some((Quota { limit: requests, remaining: status.limit_remaining, reset }, Window { requests, seconds, name }))

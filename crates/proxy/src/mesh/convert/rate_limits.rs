@@ -182,7 +182,8 @@ fn action(message: &message::RateLimitAction) -> Result<Action> {
         Value::Header(name) => (name.as_str(), Source::Header(header(name)?)),
         Value::QueryParameter(name) => (name.as_str(), Source::Query(name.as_str().into())),
         Value::RemoteAddress(of) => {
-            let bits = |bits: u32, all: u8| u8::try_from(bits).ok().filter(|bits| (1..=all).contains(bits)).unwrap_or(all);
+            let bits =
+                |bits: u32, all: u8| u8::try_from(bits).ok().filter(|bits| (1..=all).contains(bits)).unwrap_or(all);
             let source = Source::RemoteAddress { v4_bits: bits(of.v4_bits, 32), v6_bits: bits(of.v6_bits, 128) };
             ("remote_address", source)
         }
@@ -283,13 +284,10 @@ mod tests {
         assert!(with(|rule| rule.limit = None).contains("no limit"));
         assert!(with(|rule| rule.side = 9).contains("no side"));
         assert!(with(|rule| rule.status = 42).contains("no status"));
-        let tokens = policy(vec![message::RateLimitRule {
-            matches: vec![condition("request.auth.claims[sub]")],
-            ..limit(1)
-        }]);
+        let tokens =
+            policy(vec![message::RateLimitRule { matches: vec![condition("request.auth.claims[sub]")], ..limit(1) }]);
         assert!(RateLimitPolicy::read(tokens, None, now).unwrap_err().contains("tokens"));
-        let paths =
-            policy(vec![message::RateLimitRule { matches: vec![condition("request.path")], ..limit(1) }]);
+        let paths = policy(vec![message::RateLimitRule { matches: vec![condition("request.path")], ..limit(1) }]);
         assert!(RateLimitPolicy::read(paths, None, now).is_ok());
         assert!(RateLimitPolicy::read(policy(vec![limit(0)]), None, now).unwrap_err().contains("token bucket"));
     }
