@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::Quota;
+use crate::quota::Quota;
 
 /// Parts of a nanosecond in which times are kept: the cost of a token is rounded to them. Half the range of 64 bits is 18 years.
 const PARTS: u64 = 16;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use http::{HeaderName, HeaderValue};
 
-use crate::{Quota, Window};
+use crate::quota::{Quota, Window};
 
 /// Returns the headers that say what is left. `windows` are the limits of a service; a proxy's own limit has none.
 pub fn quota_headers(quota: &Quota, windows: &[Window]) -> [(HeaderName, HeaderValue); 3] {
