@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         [
             "envoy/service/auth/v3/external_auth.proto",
             "envoy/service/discovery/v3/discovery.proto",
+            "envoy/service/ratelimit/v3/rls.proto",
             "isthmus/discovery/v1/resources.proto",
             "istio/v1/auth/ca.proto",
         ],

@@ -32,6 +32,7 @@ mod members;
 mod mesh;
 pub mod policies;
 mod probe;
+mod rate_limits;
 pub mod resource;
 pub(crate) mod rules;
 mod scope;

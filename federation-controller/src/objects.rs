@@ -28,6 +28,7 @@ mod metadata;
 mod namespace;
 mod node;
 mod pod;
+mod rate_limits;
 pub(crate) mod raw;
 mod rule;
 mod service;
@@ -42,6 +43,7 @@ pub use labels::Labels;
 pub use namespace::Namespace;
 pub use node::Node;
 pub use pod::{Pod, Template};
+pub use rate_limits::{EnvoyFilter, HttpLocalRateLimitPolicy, RateLimit, Server};
 pub use rule::{
     AuthorizationPolicy, DestinationRule, PeerAuthentication, ProxyConfig, RequestAuthentication, Rule, RuleProblem,
     RuleSpec, Sidecar, VirtualService,
@@ -82,6 +84,10 @@ macro_rules! for_each_kind {
             authorization_policies: AuthorizationPolicy, change_security_policy;
             peer_authentications: PeerAuthentication, change_peer_authentication;
             request_authentications: RequestAuthentication, change_security_policy;
+            envoy_filters: EnvoyFilter, change_security_policy;
+            rate_limits: RateLimit, change_security_policy;
+            servers: Server, change_server;
+            local_rate_limits: HttpLocalRateLimitPolicy, change_local_rate_limit;
             service_entries: ServiceEntry, change_service_entry;
             workload_entries: WorkloadEntry, change_workload_entry;
             workload_groups: WorkloadGroup, change_workload_group;

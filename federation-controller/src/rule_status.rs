@@ -1,5 +1,5 @@
 //! The status of rules of routing and security policies, of any API, in Istio's form: condition `Reconciled`,
-//! `observedGeneration`, and a `validationMessages` entry for each problem. Policies have a condition `Enforced` as well
+//! `observedGeneration`, and a `validationMessages` entry for each problem. Policies and limits have a condition `Enforced` as well
 //! ([`enforcement`]).
 //!
 //! A status is written when it differs from the last one, a bounded number in each interval, objects with problems first. A
@@ -26,11 +26,11 @@ use enforcement::{Enforcement, Enforcements, ProxyCount};
 
 use crate::clusters::trouble::{self, Trouble};
 use crate::discovery::Shared;
-use crate::inventory::{Inventory, RuleState};
+use crate::inventory::{CONFLICT, Inventory, NO_TARGET, RuleState};
 use crate::objects::{
-    AuthorizationPolicy, DestinationRule, Gateway, HttpRouteGroup, Key, Kind, PeerAuthentication, ProxyConfig, Record,
-    RequestAuthentication, RuleProblem, ServiceEntry, ServiceProfile, Sidecar, TrafficSplit, VirtualService,
-    WorkloadEntry, WorkloadGroup,
+    AuthorizationPolicy, DestinationRule, EnvoyFilter, Gateway, HttpLocalRateLimitPolicy, HttpRouteGroup, Key, Kind,
+    PeerAuthentication, ProxyConfig, RateLimit, Record, RequestAuthentication, RuleProblem, Server, ServiceEntry,
+    ServiceProfile, Sidecar, TrafficSplit, VirtualService, WorkloadEntry, WorkloadGroup,
 };
 
 /// How often the states of rules are looked at.
@@ -49,6 +49,8 @@ const SOON: Duration = Duration::from_millis(500);
 const CONDITION: &str = "Reconciled";
 /// The condition of security policies: whether the proxies that they select have acknowledged them.
 const ENFORCED: &str = "Enforced";
+/// The condition of Linkerd's policies.
+const ACCEPTED: &str = "Accepted";
 
 /// Writes statuses for as long as the controller runs.
 pub(crate) async fn run(shared: Arc<Shared>, client: Client) {
@@ -90,7 +92,7 @@ pub(crate) async fn run(shared: Arc<Shared>, client: Client) {
                 Err(Trouble::Refused(why)) if refused.is_none() => {
                     tracing::warn!(
                         why,
-                        "the status of rules and policies is not written; permit patching the status of virtualservices, gateways, destinationrules, trafficsplits, httproutegroups, serviceprofiles, authorizationpolicies, peerauthentications and requestauthentications"
+                        "the status of rules and policies is not written; permit patching the status of virtualservices, gateways, destinationrules, trafficsplits, httproutegroups, serviceprofiles, envoyfilters, ratelimits, httplocalratelimitpolicies, servers, authorizationpolicies, peerauthentications and requestauthentications"
                     );
                     refused = Some(Instant::now() + REFUSED);
                 }
@@ -154,6 +156,10 @@ async fn write(client: Client, of: &StatusOf) -> Result<(), Trouble> {
         Kind::AuthorizationPolicy => resource::<AuthorizationPolicy>(),
         Kind::PeerAuthentication => resource::<PeerAuthentication>(),
         Kind::RequestAuthentication => resource::<RequestAuthentication>(),
+        Kind::EnvoyFilter => resource::<EnvoyFilter>(),
+        Kind::RateLimit => resource::<RateLimit>(),
+        Kind::Server => resource::<Server>(),
+        Kind::HttpLocalRateLimitPolicy => resource::<HttpLocalRateLimitPolicy>(),
         Kind::ServiceEntry => resource::<ServiceEntry>(),
         Kind::Sidecar => resource::<Sidecar>(),
         Kind::ProxyConfig => resource::<ProxyConfig>(),
@@ -187,12 +193,15 @@ fn merged(present: &Value, of: &StatusOf, now: &str) -> Option<Value> {
     let messages: Vec<Value> = state.problems.iter().map(message).collect();
     let same_version = present["observedGeneration"].as_i64() == Some(state.generation);
     let conditions = present["conditions"].as_array().cloned().unwrap_or_default();
+    let accepts = accepted(state);
+    let names = if accepts.is_some() { &[CONDITION, ENFORCED, ACCEPTED][..] } else { &[CONDITION, ENFORCED] };
     let (own, mut conditions): (Vec<Value>, Vec<Value>) =
-        conditions.into_iter().partition(|condition| condition["type"] == CONDITION || condition["type"] == ENFORCED);
+        conditions.into_iter().partition(|of| names.iter().any(|name| of["type"] == **name));
     let none = Vec::new();
     let mut same = same_version && *present["validationMessages"].as_array().unwrap_or(&none) == messages;
     let mut wanted = vec![(CONDITION, condition(state))];
     wanted.extend(enforced(of).map(|condition| (ENFORCED, condition)));
+    wanted.extend(accepts.map(|condition| (ACCEPTED, condition)));
     same &= own.len() == wanted.len();
     for (kind, (status, reason, text)) in wanted {
         let before = own.iter().find(|condition| condition["type"] == kind).unwrap_or(&Value::Null);
@@ -226,6 +235,20 @@ fn enforced(of: &StatusOf) -> Option<(&'static str, &'static str, String)> {
         Enforcement::InForce(count) => Some(("True", "Acknowledged", format!("in force in {}", proxies(count)))),
         Enforcement::Waiting(count) => Some(("False", "Waiting", format!("acknowledged by {}", proxies(count)))),
     }
+}
+
+/// Returns status, reason and message of the condition `Accepted`, as Linkerd writes it.
+fn accepted(state: &RuleState) -> Option<(&'static str, &'static str, String)> {
+    if state.kind != Kind::HttpLocalRateLimitPolicy {
+        return None;
+    }
+    let of = |code: &str| state.problems.iter().find(|problem| *problem.code == *code).map(|of| of.text.to_string());
+    Some(match (of(NO_TARGET), of(CONFLICT)) {
+        _ if state.refused => ("False", "Invalid", "it is invalid".to_owned()),
+        (Some(text), _) => ("False", "NoMatchingTarget", text),
+        (None, Some(text)) => ("False", "RateLimitReasonAlreadyExists", text),
+        (None, None) => ("True", "Accepted", String::new()),
+    })
 }
 
 /// Returns status, reason and message of the condition.

@@ -21,6 +21,7 @@ mod mutual_tls;
 mod pods;
 mod policies;
 mod protocols;
+mod rate_limits;
 mod readme;
 mod restart;
 mod routes;

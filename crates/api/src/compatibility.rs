@@ -14,7 +14,7 @@ mod tests;
 use serde_json::Value;
 
 pub use fields::{TOLERATED, ToleratedField};
-pub use kinds::{KindWithoutEffect, WITHOUT_EFFECT};
+pub use kinds::{ENVOY_FILTER, KindWithoutEffect, WITHOUT_EFFECT};
 
 use crate::export;
 
@@ -27,8 +27,10 @@ pub const GROUPS: &[&str] = &[
     "extensions.istio.io",
     "install.istio.io",
     "linkerd.io",
+    "policy.linkerd.io",
     "split.smi-spec.io",
     "specs.smi-spec.io",
+    "federation.isthmus.dev",
 ];
 
 /// The number of warnings about fields of one object. kubectl prints each on a line.

@@ -8,12 +8,13 @@ mod foreign;
 mod tests;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::analyze::{Object, Origin};
-use crate::compatibility::{self, GROUPS};
+use crate::compatibility::{self, GROUPS, KindWithoutEffect};
 use crate::mesh::{self, MeshConfig};
 use crate::networking::{self, VirtualService};
-use crate::{linkerd, security, smi};
+use crate::{envoy_filter, linkerd, rate_limit, security, smi};
 
 /// What becomes of an object, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -59,7 +60,7 @@ pub fn judge(object: &Object) -> Option<Judgement> {
     if let Some(instead) = foreign::instead(group, kind) {
         return Some(whole(Verdict::CannotWork, instead.to_owned()));
     }
-    if let Some(known) = compatibility::kinds::find(group, kind) {
+    if let Some(known) = without_effect(group, kind, &object.value) {
         return Some(whole(Verdict::CannotWork, known.instead.to_owned()).of(object));
     }
     if is_settings(object) {
@@ -77,6 +78,11 @@ pub fn judge(object: &Object) -> Option<Judgement> {
     })
 }
 
+/// Returns the kind if the object has no effect at all.
+fn without_effect(group: &str, kind: &str, object: &Value) -> Option<&'static KindWithoutEffect> {
+    compatibility::kinds::find(group, kind).or_else(|| envoy_filter::without_effect(group, kind, object))
+}
+
 fn whole(verdict: Verdict, text: String) -> Judgement {
     Judgement { verdict, notes: vec![Note { field: String::new(), line: None, text }] }
 }
@@ -89,6 +95,8 @@ fn of_configuration(object: &Object) -> Judgement {
     problems.extend(smi::validate(group, kind, value));
     problems.extend(linkerd::validate(group, kind, value));
     problems.extend(mesh::validate(group, kind, value));
+    problems.extend(envoy_filter::validate(group, kind, value));
+    problems.extend(rate_limit::validate(group, kind, value));
     let note = |problem: &networking::Problem| Note {
         field: problem.field.clone(),
         line: None,

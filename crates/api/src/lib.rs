@@ -5,6 +5,7 @@
 //! - [`networking`]: Istio's VirtualService, DestinationRule, Gateway, ServiceEntry, Sidecar and ProxyConfig: what they
 //!   say, and what is wrong with them.
 //! - [`security`]: Istio's AuthorizationPolicy, PeerAuthentication and RequestAuthentication, in the same way.
+//! - [`envoy_filter`]: Istio's EnvoyFilter, as far as it limits the rate of requests, and [`rate_limit`]: the mesh's own RateLimit.
 //! - [`smi`]: SMI's TrafficSplit and HTTPRouteGroup, and [`linkerd`]: Linkerd's ServiceProfile and annotations of Services.
 //! - [`analyze`]: what is wrong in and between objects, for `isthmus analyze`.
 //! - [`import`]: what becomes of the objects of another mesh, for `isthmus import`.
@@ -22,6 +23,7 @@
 pub mod analyze;
 pub mod compatibility;
 pub mod duration;
+pub mod envoy_filter;
 pub mod export;
 pub mod import;
 pub mod kubeconfig;
@@ -31,6 +33,7 @@ pub mod names;
 pub mod networking;
 mod proxy_settings;
 pub mod quantity;
+pub mod rate_limit;
 pub mod reader;
 pub mod remote_secret;
 mod resource;

@@ -10,6 +10,8 @@ pub mod peer_authentication;
 pub mod request_authentication;
 mod validate;
 
+pub(crate) use validate::values;
+
 pub use authorization_policy::{AuthorizationPolicy, AuthorizationPolicySpec};
 pub use peer_authentication::{PeerAuthentication, PeerAuthenticationSpec};
 pub use request_authentication::{RequestAuthentication, RequestAuthenticationSpec};

@@ -39,7 +39,7 @@ const REGISTERING: RbacRule = RbacRule {
 };
 
 /// The status of rules of routing and of security policies.
-const REPORTING: [RbacRule; 5] = [
+const REPORTING: [RbacRule; 7] = [
     status(
         "networking.istio.io",
         &[
@@ -50,8 +50,11 @@ const REPORTING: [RbacRule; 5] = [
             "sidecars/status",
             "proxyconfigs/status",
             "workloadgroups/status",
+            "envoyfilters/status",
         ],
     ),
+    status(api::rate_limit::GROUP, &["ratelimits/status"]),
+    status("policy.linkerd.io", &["servers/status", "httplocalratelimitpolicies/status"]),
     status("split.smi-spec.io", &["trafficsplits/status"]),
     status("specs.smi-spec.io", &["httproutegroups/status"]),
     status("linkerd.io", &["serviceprofiles/status"]),

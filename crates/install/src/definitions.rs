@@ -8,6 +8,7 @@ mod destination_rule;
 mod foreign;
 mod gateway;
 mod multicluster;
+mod rate_limit;
 mod schema;
 mod security;
 mod service_entry;
@@ -59,6 +60,15 @@ const DEFINITIONS: &[ResourceDefinition] = &[
         beside: None,
     },
     ResourceDefinition {
+        group: api::rate_limit::GROUP,
+        versions: &["v1alpha1"],
+        kind: "RateLimit",
+        plural: "ratelimits",
+        short: &[],
+        spec: rate_limit::rate_limit,
+        beside: None,
+    },
+    ResourceDefinition {
         group: "telemetry.istio.io",
         versions: &["v1alpha1", "v1"],
         kind: "Telemetry",
@@ -92,6 +102,24 @@ const DEFINITIONS: &[ResourceDefinition] = &[
         plural: "serviceprofiles",
         short: &["sp"],
         spec: foreign::service_profile,
+        beside: None,
+    },
+    ResourceDefinition {
+        group: "policy.linkerd.io",
+        versions: &["v1beta1", "v1beta2", "v1beta3"],
+        kind: "Server",
+        plural: "servers",
+        short: &["srv"],
+        spec: rate_limit::server,
+        beside: None,
+    },
+    ResourceDefinition {
+        group: "policy.linkerd.io",
+        versions: &["v1alpha1"],
+        kind: "HTTPLocalRateLimitPolicy",
+        plural: "httplocalratelimitpolicies",
+        short: &[],
+        spec: rate_limit::local_policy,
         beside: None,
     },
     ResourceDefinition {

@@ -92,7 +92,7 @@ async fn configurations_that_users_have_are_admitted_as_they_are() {
             admitted += 1;
         }
     }
-    assert_eq!(admitted, 18);
+    assert_eq!(admitted, 20);
 }
 
 #[tokio::test]

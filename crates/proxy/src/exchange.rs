@@ -2,7 +2,7 @@
 //!
 //! Each side is a straight line of phases, the same for HTTP/1.1 and HTTP/2:
 //!
-//! - [`inbound`]: authenticate → ask ([`external`]) → verify tokens → authorize → limit → application
+//! - [`inbound`]: authenticate → ask ([`external`]) → verify tokens → authorize → limit ([`rate_limits`]) → application
 //! - [`outbound`]: route → policies → pick and send, again if safe → answer
 //! - [`gateway`]: authorize as [`inbound`], then route and send as [`outbound`]
 //!
@@ -34,6 +34,7 @@ pub mod gateway;
 mod host;
 pub mod inbound;
 pub mod outbound;
+mod rate_limits;
 mod tokens;
 
 /// The downstream connection of an exchange.

@@ -14,6 +14,9 @@ use telemetry::ResponseFlags;
 
 use crate::http::InvalidRequest;
 
+/// gRPC's status of a client that exceeds its quota.
+const RESOURCE_EXHAUSTED: u16 = 8;
+
 /// The reason why a connection to an endpoint was not established.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ConnectError {
@@ -112,6 +115,28 @@ pub enum Failure {
     #[error("{host}, which a CUSTOM policy asks, cannot decide: {reason}")]
     Undecided {
         /// The hostname of its service.
+        host: Arc<str>,
+        /// Why.
+        reason: Arc<str>,
+        /// The status of such requests.
+        status: StatusCode,
+    },
+    /// A limit on the rate of requests was exceeded.
+    #[error("{policy} is exceeded")]
+    RateLimited {
+        /// The object that the limit comes from.
+        policy: Arc<str>,
+        /// Whether a service counts it.
+        global: bool,
+        /// The status of such requests.
+        status: StatusCode,
+        /// Whether the status of gRPC is RESOURCE_EXHAUSTED.
+        resource_exhausted: bool,
+    },
+    /// The service that counts requests did not answer, or not as it has to.
+    #[error("{host}, which counts requests, cannot be asked: {reason}")]
+    RateLimitUnknown {
+        /// The hostname of the service.
         host: Arc<str>,
         /// Why.
         reason: Arc<str>,
@@ -271,6 +296,17 @@ impl Failure {
             Failure::Undecided { status, .. } => {
                 reply(*status, ResponseFlags::UNAUTHORIZED_EXTERNALLY, "ext_authz_error", "")
             }
+            Failure::RateLimited { global, status, resource_exhausted, .. } => {
+                let (details, body) =
+                    if *global { ("request_rate_limited", "") } else { ("local_rate_limited", "local_rate_limited") };
+                LocalReply {
+                    grpc_status: resource_exhausted.then_some(RESOURCE_EXHAUSTED),
+                    ..reply(*status, ResponseFlags::RATE_LIMITED, details, body)
+                }
+            }
+            Failure::RateLimitUnknown { status, .. } => {
+                reply(*status, ResponseFlags::RATE_LIMIT_SERVICE_ERROR, "rate_limiter_error", "")
+            }
             Failure::BodyTooLarge(_) => reply(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 ResponseFlags::NONE,
@@ -312,6 +348,8 @@ impl Failure {
             Failure::Unauthenticated(_) => "unauthenticated",
             Failure::Denied(_) | Failure::ExternallyDenied(_) => "denied",
             Failure::Undecided { .. } => "undecided",
+            Failure::RateLimited { .. } => "rate_limited",
+            Failure::RateLimitUnknown { .. } => "rate_limit_unknown",
             Failure::BodyTooLarge(_) => "body_too_large",
         }
     }
@@ -357,6 +395,12 @@ mod tests {
         let endpoint: Arc<str> = "10.0.0.1:80".into();
         let refused = ConnectError::Tcp(Arc::new(io::ErrorKind::ConnectionRefused.into()));
         let connect = Failure::Connect { endpoint: endpoint.clone(), error: refused, retried: false };
+        let limited = |global| Failure::RateLimited {
+            policy: "RateLimit/a/b".into(),
+            global,
+            status: StatusCode::TOO_MANY_REQUESTS,
+            resource_exhausted: false,
+        };
         let reset = Failure::Reset { endpoint: endpoint.clone(), error: "reset".into(), retried: false };
         let table = [
             (Failure::UnknownDestination("1.2.3.4:80".into()), 502, "NR"),
@@ -382,6 +426,17 @@ mod tests {
                 },
                 503,
                 "UAEX",
+            ),
+            (limited(false), 429, "RL"),
+            (limited(true), 429, "RL"),
+            (
+                Failure::RateLimitUnknown {
+                    host: "limits".into(),
+                    reason: "timeout".into(),
+                    status: StatusCode::INTERNAL_SERVER_ERROR,
+                },
+                500,
+                "RLSE",
             ),
             (Failure::BodyTooLarge(1), 413, "-"),
             (Failure::Unauthenticated(jwt::TokenRejection::Expired), 401, "-"),

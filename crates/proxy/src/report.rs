@@ -37,7 +37,9 @@ use observed::WorkerObserved;
 pub use observed::{Accepted, ObservedTraffic};
 use party::peer_party;
 pub use party::{OwnParty, endpoint_party};
+use policies::LimitCounters;
 pub(crate) use policies::NO_POLICY;
+pub use policies::RateLimitResult;
 pub use refusals::{ControllerReport, report_refusals};
 use routes::{ByRoute, RouteCounters};
 #[cfg(test)]
@@ -68,6 +70,7 @@ pub struct WorkerTelemetry {
     own: RefCell<Option<Rc<OwnParty>>>,
     failures: RefCell<Vec<((&'static str, &'static str), Counter)>>,
     routes: RefCell<RouteCounters>,
+    limits: RefCell<LimitCounters>,
     scope: Scope<PerWorker>,
     observed: WorkerObserved,
     /// The worker's access log.
@@ -91,9 +94,9 @@ pub struct ServiceMetrics {
 impl WorkerTelemetry {
     /// Creates the telemetry of the worker that owns `scope`.
     pub fn new(scope: Scope<PerWorker>, location: ProxyLocation, log: AccessLog) -> Self {
-        let (parties, claims, services, own, failures, routes) = Default::default();
+        let (parties, claims, services, own, failures, routes, limits) = Default::default();
         let (metrics, observed) = (Metrics::new(scope.clone()), ObservedTraffic::default().worker());
-        Self { metrics, location, parties, claims, services, own, failures, routes, scope, observed, log }
+        Self { metrics, location, parties, claims, services, own, failures, routes, limits, scope, observed, log }
     }
 
     /// Records what the worker accepts there.

@@ -55,6 +55,10 @@ flags! {
     FAULT_INJECTED = "FI" @ 16;
     /// A server that is asked denied the request or connection, or could not be asked.
     UNAUTHORIZED_EXTERNALLY = "UAEX" @ 17;
+    /// A limit on the rate of requests was exceeded.
+    RATE_LIMITED = "RL" @ 18;
+    /// A service that counts requests could not be asked.
+    RATE_LIMIT_SERVICE_ERROR = "RLSE" @ 19;
 }
 
 impl ResponseFlags {

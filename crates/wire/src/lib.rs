@@ -1,6 +1,6 @@
 //! The discovery protocol between controller and proxies: its messages, its names, and both ends of a stream.
 //!
-//! - [`discovery`], [`envoy`], [`ext_authz`] and [`ca`] are generated from `proto/`. The header of
+//! - [`discovery`], [`envoy`], [`ext_authz`], [`rate_limit_service`] and [`ca`] are generated from `proto/`. The header of
 //!   `proto/isthmus/discovery/v1/resources.proto` defines the names of resources and collections; [`name`] formats and
 //!   parses them.
 //! - [`Kind`] enumerates the resource types, from the list in the same file.
@@ -33,6 +33,12 @@ mod proto {
                     tonic::include_proto!("envoy.service.discovery.v3");
                 }
             }
+            pub mod ratelimit {
+                #[allow(missing_docs, unreachable_pub, clippy::all)]
+                pub mod v3 {
+                    tonic::include_proto!("envoy.service.ratelimit.v3");
+                }
+            }
         }
     }
     pub mod isthmus {
@@ -49,6 +55,8 @@ mod proto {
 pub use proto::envoy::service::auth::v3 as ext_authz;
 /// The part of xDS that Isthmus implements: `envoy.service.discovery.v3`, incremental and aggregated.
 pub use proto::envoy::service::discovery::v3 as envoy;
+/// Envoy's rate limit service: `envoy.service.ratelimit.v3`, the part that proxies send and read.
+pub use proto::envoy::service::ratelimit::v3 as rate_limit_service;
 /// The resource messages, which the controller pushes to proxies, and what proxies report: `isthmus.discovery.v1`.
 pub use proto::isthmus::discovery::v1 as discovery;
 

@@ -11,6 +11,7 @@ use wire::{Kind as ResourceKind, name};
 use super::authentication;
 use super::authorization::{self, TrustDomains};
 use super::external;
+use super::rate_limits::compile as compile_limits;
 use super::resource::{Audience, Resource};
 use super::scope;
 use crate::inventory::{ClusterInventory, Inventory};
@@ -28,10 +29,13 @@ const COMPILE: &[(Kind, Compile)] = &[
     (Kind::AuthorizationPolicy, authorization_policy),
     (Kind::PeerAuthentication, peer_authentication),
     (Kind::RequestAuthentication, request_authentication),
+    (Kind::EnvoyFilter, envoy_filter),
+    (Kind::RateLimit, rate_limit),
+    (Kind::HttpLocalRateLimitPolicy, local_rate_limit),
 ];
 
 /// The references of workloads.
-const REFER: &[Refer] = &[peer_authentication_names, authorization_policies, request_authentications];
+const REFER: &[Refer] = &[peer_authentication_names, authorization_policies, request_authentications, rate_limits];
 
 /// Compiles the resource of a policy object. Returns `None` if the object does not exist or has no effect.
 pub(super) fn compile(inventory: &Inventory, kind: Kind, cluster: &Text, key: &Key) -> Option<Resource> {
@@ -53,6 +57,13 @@ pub(crate) fn own_policies(inventory: &Inventory, cluster: &ClusterInventory, po
         found.extend(authorization.map(|policy| (Kind::AuthorizationPolicy, policy.key())));
         let tokens = own.request_authentications().selecting(&namespaces, &pod.labels);
         found.extend(tokens.map(|policy| (Kind::RequestAuthentication, policy.key())));
+        let filters = own.envoy_filters().selecting(&namespaces, &pod.labels);
+        found.extend(filters.map(|filter| (Kind::EnvoyFilter, filter.key())));
+        let limits = own.rate_limits().selecting(&namespaces, &pod.labels);
+        found.extend(limits.map(|limit| (Kind::RateLimit, limit.key())));
+        let servers = own.servers().selecting(&namespaces[..1], &pod.labels);
+        let local = servers.filter_map(|server| own.local_rate_limit_of(&server.key()));
+        found.extend(local.map(|policy| (Kind::HttpLocalRateLimitPolicy, policy.key())));
     }
     let modes = peer_authentications_of(inventory, cluster, &pod.namespace, &pod.labels).into_iter();
     let modes = modes.filter(|(source, _)| source.info.own);
@@ -67,6 +78,7 @@ pub(crate) fn names_in(workload: &Workload) -> impl Iterator<Item = (ResourceKin
         .map(|name| (ResourceKind::PeerAuthentication, name.as_str()))
         .chain(workload.authorization_policies.iter().map(|name| (ResourceKind::AuthorizationPolicy, name.as_str())))
         .chain(workload.request_authentications.iter().map(|name| (ResourceKind::RequestAuthentication, name.as_str())))
+        .chain(workload.rate_limits.iter().map(|name| (ResourceKind::RateLimit, name.as_str())))
 }
 
 /// Returns the policies that apply while no object of their kind exists.
@@ -117,6 +129,43 @@ fn request_authentication(inventory: &Inventory, cluster: &ClusterInventory, key
     Some(resource(inventory, cluster, key, ResourceKind::RequestAuthentication, &message))
 }
 
+fn envoy_filter(inventory: &Inventory, cluster: &ClusterInventory, key: &Key) -> Option<Resource> {
+    let filter = cluster.envoy_filters().get(key)?;
+    let (limits, _) = filter.spec.as_ref()?.translate();
+    let message = compile_limits(Kind::EnvoyFilter, key, &limits)?;
+    Some(limits_resource(inventory, cluster, Kind::EnvoyFilter, key, &message))
+}
+
+fn rate_limit(inventory: &Inventory, cluster: &ClusterInventory, key: &Key) -> Option<Resource> {
+    let limits = cluster.rate_limits().get(key)?.spec.as_ref()?.limits();
+    let message = compile_limits(Kind::RateLimit, key, &limits)?;
+    Some(limits_resource(inventory, cluster, Kind::RateLimit, key, &message))
+}
+
+fn local_rate_limit(inventory: &Inventory, cluster: &ClusterInventory, key: &Key) -> Option<Resource> {
+    let spec = cluster.local_rate_limits().get(key)?.spec.as_ref()?;
+    let server = Key::new(&key.namespace, &spec.target_ref.name);
+    let port = cluster.servers().get(&server)?.spec.as_ref()?.port_number()?;
+    let message = compile_limits(Kind::HttpLocalRateLimitPolicy, key, &spec.limits(&key.namespace, port))?;
+    Some(limits_resource(inventory, cluster, Kind::HttpLocalRateLimitPolicy, key, &message))
+}
+
+/// Returns the resource of limits on rates, whose names have the kind of the object.
+fn limits_resource(
+    inventory: &Inventory,
+    cluster: &ClusterInventory,
+    kind: Kind,
+    key: &Key,
+    message: &impl Message,
+) -> Resource {
+    let resource = resource(inventory, cluster, key, ResourceKind::RateLimit, message);
+    Resource { name: limits_name(cluster, kind, key).into(), ..resource }
+}
+
+fn limits_name(cluster: &ClusterInventory, kind: Kind, key: &Key) -> String {
+    format!("{}/{}", name_of(cluster, key), kind.as_str())
+}
+
 fn peer_authentication(inventory: &Inventory, cluster: &ClusterInventory, key: &Key) -> Option<Resource> {
     let spec = cluster.peer_authentications().get(key)?.spec.as_ref()?;
     let message = PeerAuthentication {
@@ -162,6 +211,32 @@ fn request_authentications(inventory: &Inventory, cluster: &ClusterInventory, po
     }
     workload.request_authentications.sort_unstable();
     workload.request_authentications.dedup();
+}
+
+/// Limits are read in the controller's own cluster. EnvoyFilters come first, in the order in which Istio applies them: by priority,
+/// those of the root namespace before others, then by age.
+fn rate_limits(inventory: &Inventory, _: &ClusterInventory, pod: &Pod, workload: &mut Workload) {
+    let Some(own) = inventory.primary() else { return };
+    let root = &inventory.settings().root_namespace;
+    let namespaces = [&pod.namespace, root];
+    let mut filters: Vec<_> = own.envoy_filters().selecting(&namespaces, &pod.labels).collect();
+    filters.sort_by_key(|of| (of.spec.as_ref().map_or(0, |spec| spec.priority), of.namespace != *root, of.age()));
+    filters.dedup_by_key(|of| of.key());
+    let mut limits: Vec<_> = own.rate_limits().selecting(&namespaces, &pod.labels).collect();
+    limits.sort_by_key(|of| (of.namespace != *root, of.age()));
+    limits.dedup_by_key(|of| of.key());
+    let of_filters = filters.into_iter().map(|of| limits_name(own, Kind::EnvoyFilter, &of.key()));
+    let of_limits = limits.into_iter().map(|of| limits_name(own, Kind::RateLimit, &of.key()));
+    // Servers select pods of their own namespace, also in the root namespace.
+    let servers = own.servers().selecting(&namespaces[..1], &pod.labels);
+    let servers = servers.filter(|of| of.spec.as_ref().is_some_and(|spec| spec.port_number().is_some()));
+    let mut local: Vec<String> = servers
+        .filter_map(|server| own.local_rate_limit_of(&server.key()))
+        .map(|policy| limits_name(own, Kind::HttpLocalRateLimitPolicy, &policy.key()))
+        .collect();
+    local.sort_unstable();
+    local.dedup();
+    workload.rate_limits = of_filters.chain(of_limits).chain(local).collect();
 }
 
 fn peer_authentication_names(inventory: &Inventory, cluster: &ClusterInventory, pod: &Pod, workload: &mut Workload) {

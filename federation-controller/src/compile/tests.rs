@@ -121,6 +121,9 @@ fn compiled(text: &str) -> String {
             objects::Kind::ServiceEntry,
             objects::Kind::WorkloadEntry,
             objects::Kind::Sidecar,
+            objects::Kind::EnvoyFilter,
+            objects::Kind::Server,
+            objects::Kind::HttpLocalRateLimitPolicy,
         ]
         .contains(&state.kind)
             && !state.refused

@@ -1,6 +1,6 @@
 //! The decision about an object of the mesh's configuration: denied if it is invalid, else admitted with warnings.
 
-use api::{compatibility, linkerd, mesh, networking, security, smi};
+use api::{compatibility, envoy_filter, linkerd, mesh, networking, rate_limit, security, smi};
 use serde_json::{Value, json};
 use telemetry::metrics::{Family, Registry};
 
@@ -69,14 +69,25 @@ pub(super) fn respond(request: &ReviewRequest, place: Place<'_>, metrics: &Regis
     problems.extend(smi::validate(&kind.group, &kind.kind, object));
     problems.extend(linkerd::validate(&kind.group, &kind.kind, object));
     problems.extend(mesh::validate(&kind.group, &kind.kind, object));
+    problems.extend(envoy_filter::validate(&kind.group, &kind.kind, object));
+    problems.extend(rate_limit::validate(&kind.group, &kind.kind, object));
     let (mut errors, others): (Vec<_>, Vec<_>) = problems.into_iter().partition(networking::Problem::is_error);
     if is_unchanged(request) {
         errors.clear();
     }
     let name = format!("{}/{}", request.namespace, request.name());
-    let mut warnings: Vec<String> = place.warning(&kind.group, &kind.kind, &name).into_iter().collect();
+    // What has no effect anywhere is said once.
+    let filter = envoy_filter::without_effect(&kind.group, &kind.kind, object);
+    let mut warnings: Vec<String> = filter.map(|known| known.notice(&name)).into_iter().collect();
+    if filter.is_none() {
+        warnings.extend(place.warning(&kind.group, &kind.kind, &name));
+    }
     warnings.extend(compatibility::warnings(&kind.group, &kind.kind, &name, object));
-    let lines = others.iter().take(NAMED).map(|problem| format!("{} {name}: {problem}", kind.kind));
+    let is_new = |problem: &&networking::Problem| {
+        filter.is_none() || problem.code == envoy_filter::NO_EFFECT && !problem.message.contains(envoy_filter::INSTEAD)
+    };
+    let others = others.iter().filter(is_new);
+    let lines = others.take(NAMED).map(|problem| format!("{} {name}: {problem}", kind.kind));
     for line in lines {
         // Fields without effect are in both.
         if !warnings.contains(&line) {

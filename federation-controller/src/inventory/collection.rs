@@ -92,7 +92,7 @@ impl<T: Record> Collection<T> {
     }
 
     /// Returns the records of a namespace, in no order. Empty for kinds without an index by namespace.
-    pub fn in_namespace(&self, namespace: &Text) -> impl Iterator<Item = &T> {
+    pub fn in_namespace<'a>(&'a self, namespace: &Text) -> impl Iterator<Item = &'a T> + use<'a, T> {
         let range = (namespace.clone(), 0)..=(namespace.clone(), u32::MAX);
         self.namespaces.range(range).filter_map(|(_, id)| self.at(*id))
     }

@@ -58,7 +58,11 @@ impl ObjectNotice {
                 | Kind::WorkloadGroup
                 | Kind::TrafficSplit
                 | Kind::HttpRouteGroup
-                | Kind::ServiceProfile,
+                | Kind::ServiceProfile
+                | Kind::EnvoyFilter
+                | Kind::RateLimit
+                | Kind::Server
+                | Kind::HttpLocalRateLimitPolicy,
             ) => "Ineffective",
             NoticedKind::Watched(
                 Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication,

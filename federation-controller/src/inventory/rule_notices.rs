@@ -6,7 +6,7 @@ use api::security::authorization_policy::Action;
 
 use super::rules::split_host;
 use super::{ClusterInventory, Group, Inventory};
-use crate::objects::{Key, Kind, Object, Record as _, Rule, RuleProblem, RuleSpec, Text, TrafficSplit};
+use crate::objects::{EnvoyFilter, Key, Kind, Object, Record as _, Rule, RuleProblem, RuleSpec, Text, TrafficSplit};
 
 /// Something that is wrong with a rule of routing, or that has no effect.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -95,6 +95,14 @@ impl Inventory {
                 }
             }
             states.extend(own.request_authentications().values().map(|policy| state(policy, &mut notices)));
+            states.extend(own.envoy_filters().values().map(|filter| state(filter, &mut notices)));
+            states.extend(own.rate_limits().values().map(|limit| state(limit, &mut notices)));
+            for of in own.local_rate_limit_notices() {
+                let problem = RuleProblem { error: true, code: of.code, text: of.text.into() };
+                notices.entry((of.kind, of.object)).or_default().insert(problem);
+            }
+            states.extend(own.local_rate_limits().values().map(|policy| state(policy, &mut notices)));
+            states.extend(own.servers().values().map(|server| state(server, &mut notices)));
             states.extend(own.authorization_policies().values().map(|policy| state(policy, &mut notices)));
             states.extend(own.peer_authentications().values().map(|policy| state(policy, &mut notices)));
             for of in self.entry_notices() {
@@ -143,7 +151,21 @@ impl Inventory {
         let of_services = of_services.chain(sidecars).chain(configs).chain(self.sidecar_notices());
         let groups = own.into_iter().flat_map(|own| own.workload_groups().values()).filter_map(refused);
         let of_services = of_services.chain(groups);
-        let all = by_themselves.chain(policies).chain(entries).chain(workloads).chain(of_services);
+        let filters = own.into_iter().flat_map(|own| own.envoy_filters().values());
+        let filters = filters.flat_map(|filter| refused(filter).into_iter().chain(partly(filter)));
+        let limits = own.into_iter().flat_map(|own| own.rate_limits().values()).filter_map(refused);
+        let of_linkerd = own.into_iter().flat_map(|own| {
+            let policies = own.local_rate_limits().values().filter_map(refused);
+            policies.chain(own.servers().values().filter_map(refused)).chain(own.local_rate_limit_notices())
+        });
+        let all = by_themselves
+            .chain(filters)
+            .chain(of_linkerd)
+            .chain(limits)
+            .chain(policies)
+            .chain(entries)
+            .chain(workloads)
+            .chain(of_services);
         all.chain(self.entry_notices()).chain(self.rule_notices().cloned())
     }
 }
@@ -193,6 +215,13 @@ where
     };
     let text = format!("is invalid, and {instead}: {}", problem.text);
     Some(RuleNotice { kind: S::KIND, object: rule.key(), code: problem.code.clone(), text })
+}
+
+/// Returns the notice about an EnvoyFilter of which a part has no effect. One without any is listed with the kinds without effect.
+fn partly(filter: &EnvoyFilter) -> Option<RuleNotice> {
+    let problem = filter.problems.first().filter(|_| !filter.refused() && filter.selector.is_some())?;
+    let text = problem.text.to_string();
+    Some(RuleNotice { kind: Kind::EnvoyFilter, object: filter.key(), code: problem.code.clone(), text })
 }
 
 /// Returns the notice about a TrafficSplit whose root service is not one of its own namespace.

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use api::compatibility::KindWithoutEffect;
+use api::compatibility::{ENVOY_FILTER, KindWithoutEffect};
 
 use super::Inventory;
 use super::notices::{NoticedKind, OBJECTS, ObjectNotice};
-use crate::objects::Key;
+use crate::objects::{Key, Record};
 
 /// The number of objects of a kind that its line names.
 const NAMED: usize = 3;
@@ -23,7 +23,10 @@ impl Inventory {
     /// Returns a line for each kind.
     pub(super) fn lines_without_effect(&self) -> impl Iterator<Item = String> {
         let cluster = &self.settings.cluster;
-        self.without_effect.iter().map(move |(kind, objects)| {
+        let of_filters = self.filters_without_effect().collect::<BTreeSet<Key>>();
+        let filters = Some((&ENVOY_FILTER, of_filters)).filter(|(_, objects)| !objects.is_empty());
+        let kinds = self.without_effect.iter().map(|(kind, objects)| (*kind, objects.clone()));
+        kinds.chain(filters).map(move |(kind, objects)| {
             let mut names: Vec<String> = objects.iter().take(NAMED).map(Key::to_string).collect();
             if objects.len() > NAMED {
                 names.push(format!("{} more", objects.len() - NAMED));
@@ -34,13 +37,21 @@ impl Inventory {
 
     /// Returns the notices about the objects, within a bound.
     pub(super) fn objects_without_effect(&self) -> impl Iterator<Item = ObjectNotice> {
-        let all = self.without_effect.iter().flat_map(|(kind, objects)| objects.iter().map(move |key| (*kind, key)));
-        all.take(OBJECTS).map(|(kind, key)| ObjectNotice {
+        let all =
+            self.without_effect.iter().flat_map(|(kind, objects)| objects.iter().map(move |key| (*kind, key.clone())));
+        let filters = self.filters_without_effect().map(|key| (&ENVOY_FILTER, key));
+        all.chain(filters).take(OBJECTS).map(|(kind, key)| ObjectNotice {
             cluster: self.settings.cluster.clone(),
             kind: NoticedKind::WithoutEffect(kind),
-            object: key.clone(),
             message: kind.notice(&key.to_string()),
+            object: key,
         })
+    }
+
+    /// Returns the EnvoyFilters of which no patch has an effect.
+    fn filters_without_effect(&self) -> impl Iterator<Item = Key> {
+        let filters = self.primary().into_iter().flat_map(|own| own.envoy_filters().values());
+        filters.filter(|filter| !filter.refused() && filter.selector.is_none()).map(Record::key)
     }
 }
 

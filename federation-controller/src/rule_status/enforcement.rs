@@ -139,7 +139,15 @@ fn judge(count: ProxyCount, age: Duration) -> Enforcement {
 }
 
 fn is_policy(kind: Kind) -> bool {
-    matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication)
+    matches!(
+        kind,
+        Kind::AuthorizationPolicy
+            | Kind::PeerAuthentication
+            | Kind::RequestAuthentication
+            | Kind::EnvoyFilter
+            | Kind::RateLimit
+            | Kind::HttpLocalRateLimitPolicy
+    )
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use http::{HeaderMap, Request, request};
 use policy::Facts;
 use policy::authorization::{Action, Authorization, Policy, Rule, Source};
 use proxy::http::{Version, headers};
+use ratelimit::{DescriptorLimit, Entry, EntryPattern, LocalLimit, Rate};
 use runtime::limits::Limit;
 use telemetry::ResponseFlags;
 use telemetry::istio::{Ended, Labels, Metrics, Protocol};
@@ -55,6 +56,8 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     operation("decode an endpoint", 5000, decode_endpoint),
     operation("encode an endpoint", 5000, encode_endpoint),
     operation("acquire and release a permit", 50_000, acquire_and_release),
+    operation("count a request against a local limit", 50_000, count_locally),
+    operation("count a request against the limit of a value", 50_000, count_by_value),
 ];
 
 /// Parses, routes, authorizes, picks and encodes in both sidecars, on real sockets. The kernel's instructions are not
@@ -165,6 +168,28 @@ fn acquire_and_release(times: u32) {
     let limit = Limit::new(100);
     for _ in 0..times {
         drop(black_box(black_box(&limit).acquire()));
+    }
+}
+
+fn rate() -> Rate {
+    Rate::new(1_000_000, 1_000, Duration::from_secs(1)).expect("a rate")
+}
+
+fn count_locally(times: u32) {
+    let now = Instant::now();
+    let limit = LocalLimit::new(Some(rate()), Vec::new(), false, false, now);
+    for _ in 0..times {
+        black_box(black_box(&limit).take(&[], None, black_box(now)));
+    }
+}
+
+fn count_by_value(times: u32) {
+    let now = Instant::now();
+    let entries = [EntryPattern { key: "x-user".into(), value: None }].into();
+    let limit = LocalLimit::new(None, vec![DescriptorLimit { entries, rate: rate() }], false, false, now);
+    let descriptors = [vec![Entry { key: "x-user", value: "alice".into() }]];
+    for _ in 0..times {
+        black_box(black_box(&limit).take(black_box(&descriptors), None, now));
     }
 }
 

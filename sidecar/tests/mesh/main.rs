@@ -19,6 +19,7 @@ mod observed;
 mod opaque;
 mod own_ports;
 mod profiles;
+mod rate_limits;
 mod raw;
 mod routes;
 mod routing;

@@ -2,7 +2,7 @@
 
 /// The crates that proxies are made of, from which a program may use all.
 const ENGINE: &[&str] =
-    &["balance", "identity", "net", "policy", "probe", "proxy", "route", "runtime", "telemetry", "wire"];
+    &["balance", "identity", "net", "policy", "probe", "proxy", "ratelimit", "route", "runtime", "telemetry", "wire"];
 
 /// For each crate of the workspace, the crates that it may use. Crates that do not exist yet are listed so that they begin in the right
 /// place. Dependencies of tests are free.
@@ -13,10 +13,11 @@ pub const DIRECTIONS: &[(&str, &[&str])] = &[
     ("balance", &["identity", "wire"]),
     ("policy", &["identity", "wire"]),
     ("route", &["identity", "telemetry"]),
+    ("ratelimit", &["identity", "policy", "route"]),
     ("telemetry", &["identity", "wire"]),
     ("probe", &[]),
     ("runtime", &["identity", "net", "probe", "telemetry", "wire"]),
-    ("proxy", &["balance", "identity", "net", "policy", "route", "runtime", "telemetry", "wire"]),
+    ("proxy", &["balance", "identity", "net", "policy", "ratelimit", "route", "runtime", "telemetry", "wire"]),
     ("sidecar", ENGINE),
     ("eastwest-gateway", ENGINE),
     ("router", ENGINE),
@@ -72,7 +73,7 @@ pub const FORBIDDEN: &[Forbidden] = &[
         reason: "configuration reaches a proxy over `wire`, so a proxy knows no Kubernetes types",
     },
     Forbidden {
-        crates: &["balance", "policy", "route"],
+        crates: &["balance", "policy", "ratelimit", "route"],
         packages: &["hyper", "isthmus-net", "socket2", "tonic"],
         reason: "decisions have no sockets: tests give them tables",
     },

@@ -19,11 +19,6 @@ pub struct KindWithoutEffect {
 
 /// The kinds without effect.
 pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
-    networking(
-        "EnvoyFilter",
-        "envoyfilters",
-        "no proxy is Envoy; use a VirtualService (routes, retries, faults, headers) or a DestinationRule (connections, TLS)",
-    ),
     KindWithoutEffect {
         group: "telemetry.istio.io",
         version: "v1",
@@ -47,9 +42,14 @@ pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
     },
 ];
 
-const fn networking(kind: &'static str, plural: &'static str, instead: &'static str) -> KindWithoutEffect {
-    KindWithoutEffect { group: "networking.istio.io", version: "v1", kind, plural, instead }
-}
+/// EnvoyFilters of which no patch limits the rate of requests.
+pub const ENVOY_FILTER: KindWithoutEffect = KindWithoutEffect {
+    group: "networking.istio.io",
+    version: "v1alpha3",
+    kind: "EnvoyFilter",
+    plural: "envoyfilters",
+    instead: "no proxy is Envoy; use a VirtualService (routes, retries, faults, headers) or a DestinationRule (connections, TLS)",
+};
 
 /// Returns the kind if its objects have no effect.
 pub fn find(group: &str, kind: &str) -> Option<&'static KindWithoutEffect> {

@@ -8,11 +8,6 @@ use crate::linkerd::ServiceAnnotations;
 const KINDS: &[(&str, &str, &str)] = &[
     (
         "policy.linkerd.io",
-        "Server",
-        "describe the protocol by the name or appProtocol of the Service's port, and write an AuthorizationPolicy (security.istio.io) for the workload",
-    ),
-    (
-        "policy.linkerd.io",
         "ServerAuthorization",
         "write an AuthorizationPolicy (security.istio.io) with the client's principals",
     ),
@@ -35,11 +30,6 @@ const KINDS: &[(&str, &str, &str)] = &[
         "policy.linkerd.io",
         "HTTPRoute",
         "write a VirtualService for routes, and the paths into an AuthorizationPolicy (security.istio.io)",
-    ),
-    (
-        "policy.linkerd.io",
-        "HTTPLocalRateLimitPolicy",
-        "there are no rate limits; limit the workload by connectionPool of a DestinationRule",
     ),
     (
         "policy.linkerd.io",
@@ -113,7 +103,12 @@ pub(super) fn instead(group: &str, kind: &str) -> Option<&'static str> {
 }
 
 /// Kinds of groups in the table that have effect.
-const HAVE_EFFECT: &[(&str, &str)] = &[("linkerd.io", "ServiceProfile"), ("split.smi-spec.io", "TrafficSplit")];
+const HAVE_EFFECT: &[(&str, &str)] = &[
+    ("linkerd.io", "ServiceProfile"),
+    ("split.smi-spec.io", "TrafficSplit"),
+    ("policy.linkerd.io", "Server"),
+    ("policy.linkerd.io", "HTTPLocalRateLimitPolicy"),
+];
 
 /// Returns whether an object of Kubernetes has marks of a mesh, and notes about those without effect.
 pub(super) fn markers(object: &Object) -> (bool, Vec<Note>) {

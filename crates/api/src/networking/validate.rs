@@ -128,6 +128,11 @@ impl Check {
         Check { path: "spec".to_owned(), unread: fields, problems: unread.to_vec() }
     }
 
+    /// Adds what was found elsewhere.
+    pub(crate) fn add(&mut self, problems: Vec<Problem>) {
+        problems.into_iter().for_each(|problem| self.push(problem));
+    }
+
     /// Returns what was found.
     pub(crate) fn into_problems(self) -> Vec<Problem> {
         self.problems

@@ -3,7 +3,7 @@
 
 mod authorization;
 mod requests;
-mod values;
+pub(crate) mod values;
 
 use super::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication, TargetRef};
 use crate::networking::Problem;

@@ -90,7 +90,7 @@ pub enum Condition {
 
 impl Rule {
     /// Returns whether the rule matches. `strict`: an unknown property does not match.
-    pub(super) fn matches(&self, facts: &Facts<'_>, strict: bool) -> bool {
+    pub fn matches(&self, facts: &Facts<'_>, strict: bool) -> bool {
         if facts.request.is_none() && strict && self.has_request_fields() {
             return false;
         }

@@ -37,22 +37,12 @@ pub fn accepted_connection(downstream: &Downstream, telemetry: &WorkerTelemetry)
     telemetry.accepted_connection(downstream.called());
 }
 
-/// Decides about a request with this token, and counts the decisions.
+/// Decides about a request with this token, and counts the decisions. `client` is the original client; `None`: the last address in
+/// `x-forwarded-for`.
 ///
 /// # Errors
 /// Returns [`Failure::Denied`] if the policies do not allow the request.
 pub(super) fn authorize_request(
-    downstream: &Downstream,
-    head: &Parts,
-    token: Option<&jwt::Verified>,
-    snapshot: &MeshSnapshot,
-    telemetry: &WorkerTelemetry,
-) -> Result<(), Failure> {
-    authorize_request_of(original_client(&head.headers), downstream, head, token, snapshot, telemetry)
-}
-
-/// The same for a request whose original client is known: `client`, or else the peer.
-pub(super) fn authorize_request_of(
     client: Option<IpAddr>,
     downstream: &Downstream,
     head: &Parts,
@@ -67,13 +57,9 @@ pub(super) fn authorize_request_of(
     with_facts(client, downstream, head, token, |facts| decide(authorization, facts, telemetry))
 }
 
-/// Returns the policy by which another server is asked about a request, if there is one.
-pub(super) fn asked_about(downstream: &Downstream, head: &Parts, snapshot: &MeshSnapshot) -> Option<Matched> {
-    asked_about_of(original_client(&head.headers), downstream, head, snapshot)
-}
-
-/// The same for a request whose original client is known: `client`, or else the peer.
-pub(super) fn asked_about_of(
+/// Returns the policy by which another server is asked about a request, if there is one. `client` is the original client; `None`: the
+/// last address in `x-forwarded-for`.
+pub(super) fn asked_about(
     client: Option<IpAddr>,
     downstream: &Downstream,
     head: &Parts,
@@ -84,7 +70,7 @@ pub(super) fn asked_about_of(
 }
 
 /// Evaluates policies on what they see of a request.
-fn with_facts<T>(
+pub(super) fn with_facts<T>(
     client: Option<IpAddr>,
     downstream: &Downstream,
     head: &Parts,
@@ -99,7 +85,7 @@ fn with_facts<T>(
         headers: &headers,
         claims: token.map(|token| token as &dyn Claims),
     };
-    let remote = client.unwrap_or(facts.remote);
+    let remote = client.or_else(|| original_client(&head.headers)).unwrap_or(facts.remote);
     evaluate(&Facts { request: Some(request), remote, ..facts })
 }
 

@@ -3,17 +3,16 @@
 //! - [`check_request`] and [`check_connection`] are the whole of it: body → service → question → answer. Everything is
 //!   bounded: time, questions in progress, and the bytes of bodies and answers.
 //! - [`grpc_check`] and [`http_check`] are the two protocols, as pure functions: what is sent, and what an answer means.
-//! - [`call`] sends the question, like any request to a service of the mesh.
+//! - [`grpc`] frames messages. [`call`] sends the question, like any request to a service of the mesh.
 //! - [`edits`] has the changes of headers that an answer asks for.
 //!
 //! The semantics are those of Envoy's filters as Istio configures them.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use balance::{Outcome, Pick};
+use balance::Outcome;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use policy::authorization::Matched;
@@ -22,16 +21,16 @@ use policy::external::{CheckProtocol, CheckedBody, Provider};
 use super::{Downstream, Exchange};
 use crate::failure::Failure;
 use crate::http::{Beginning, RequestBody};
-use crate::mesh::Lookup;
 use crate::server::ResponseBody;
-use crate::upstream::{ClusterKey, Target};
 use crate::worker::Worker;
 
-mod call;
+pub(super) mod call;
 mod edits;
+pub(super) mod grpc;
 mod grpc_check;
 mod http_check;
 
+use call::{AskedEndpoint, NoAnswer};
 use edits::Edit;
 pub(super) use edits::OnAllow;
 
@@ -213,41 +212,13 @@ async fn ask(
     Err(Failure::Undecided { host: host.clone(), reason: reason.into(), status }.into())
 }
 
-/// The endpoint that is being asked.
-type AskedEndpoint = RefCell<Option<Rc<Pick<Arc<Target>>>>>;
-
-/// Why there is no verdict.
-enum NoAnswer {
-    /// The service does not exist, which is the same as a provider that does not exist.
-    NoService,
-    /// The server did not answer, or not as it has to.
-    Failed(String),
-}
-
-impl From<String> for NoAnswer {
-    fn from(reason: String) -> Self {
-        NoAnswer::Failed(reason)
-    }
-}
-
 async fn answer(
     provider: &Provider,
     question: call::Question,
     asked: &AskedEndpoint,
     worker: &Rc<Worker>,
 ) -> Result<Verdict, NoAnswer> {
-    let host = &provider.hostname;
-    let service = match worker.view.by_name(host).await {
-        Lookup::Found(service) => service,
-        Lookup::Absent => return Err(NoAnswer::NoService),
-        Lookup::Unanswered => return Err("the controller does not answer where it is".to_owned().into()),
-    };
-    let protocol = service.port(provider.port).ok_or(NoAnswer::NoService)?.protocol;
-    let cluster = worker.clusters.get(ClusterKey::of(&service, provider.port, Arc::default()), &worker.view);
-    let Some(_place) = worker.checks.place(host) else {
-        return Err("too many questions to it are in progress".to_owned().into());
-    };
-    let answer = call::send(question, (&cluster, protocol), asked, worker).await?;
+    let answer = call::ask(&provider.hostname, provider.port, question, asked, worker).await?;
     Ok(match &provider.protocol {
         CheckProtocol::Grpc => grpc_check::verdict(answer)?,
         CheckProtocol::Http(check) => http_check::verdict(answer, check)?,

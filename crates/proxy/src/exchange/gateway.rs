@@ -1,4 +1,4 @@
-//! Requests to an ingress or egress gateway: origin → ask → verify tokens → authorize → redirect or route → send.
+//! Requests to an ingress or egress gateway: origin → ask → verify tokens → authorize → limit → redirect or route → send.
 //!
 //! A gateway is a downstream's first proxy, or its last: what comes in is authorized as in [`super::inbound`], and goes out by
 //! the routes of its host as in [`super::outbound`]. [`VirtualHosts`] has the routes; [`edge`] decides what a request says of
@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use policy::{Claims as _, jwt};
+use ratelimit::Side;
 use route::{RequestFacts, Table};
 
-use super::authorize::{asked_about_of, authorize_request_of};
+use super::authorize::{asked_about, authorize_request};
 use super::external::{OnAllow, check_request};
 use super::outbound::routed::{Routed, facts_of, own_reply};
 use super::outbound::{Destination, OutboundRequests};
+use super::rate_limits::{ConnectionBuckets, Counted, Counting, OnWithin};
 use super::{Downstream, Exchange, connection_failure, host, tokens};
 use crate::failure::Failure;
 use crate::http::{Incoming, Version, headers, settle};
@@ -77,8 +79,17 @@ pub async fn serve<H: VirtualHosts + 'static>(
     let address = SocketAddr::new(downstream.destination.ip(), server_port);
     let unrouted = Destination::external(UpstreamCluster::black_hole(address), Protocol::Http, worker);
     let forward = OutboundRequests::new(downstream.clone(), address, unrouted.clone(), worker);
-    let requests =
-        GatewayRequests { downstream, tls, client_certificate, hosts, forward, unrouted, worker: worker.clone() };
+    let buckets = ConnectionBuckets::default();
+    let requests = GatewayRequests {
+        downstream,
+        tls,
+        client_certificate,
+        hosts,
+        forward,
+        unrouted,
+        buckets,
+        worker: worker.clone(),
+    };
     let handler = Rc::new(requests);
     let served = serve_http(io, version, handler.clone(), admitted, &worker.drain).await;
     served.map_err(|error| connection_failure(&error, worker, |log| handler.downstream.log_to(log)))
@@ -94,6 +105,8 @@ struct GatewayRequests<H> {
     forward: OutboundRequests,
     /// Where requests count that have no route.
     unrouted: Destination,
+    /// Buckets of limits of which each connection has its own.
+    buckets: ConnectionBuckets,
     worker: Rc<Worker>,
 }
 
@@ -121,7 +134,7 @@ impl<H: VirtualHosts + 'static> GatewayRequests<H> {
     /// Carries a request if the policies of the gateway allow it.
     async fn admitted(&self, mut exchange: Exchange, client: Option<IpAddr>) -> Response<ResponseBody> {
         let mut snapshot = self.worker.view.snapshot();
-        if let Some(matched) = asked_about_of(client, &self.downstream, &exchange.head, &snapshot) {
+        if let Some(matched) = asked_about(client, &self.downstream, &exchange.head, &snapshot) {
             drop(snapshot);
             let policy = matched.policy.clone();
             if let Err(refusal) = check_request(&mut exchange, &self.downstream, matched, &self.worker).await {
@@ -136,14 +149,36 @@ impl<H: VirtualHosts + 'static> GatewayRequests<H> {
         };
         let claims = token.as_deref().map(|token| &token.verified);
         let (head, telemetry) = (&exchange.head, &self.worker.telemetry);
-        if let Err(failure) = authorize_request_of(client, &self.downstream, head, claims, &snapshot, telemetry) {
+        if let Err(failure) = authorize_request(client, &self.downstream, head, claims, &snapshot, telemetry) {
             return exchange.fail(&failure);
         }
-        drop(snapshot);
+        if let Some(limits) = snapshot.rate_limits.clone() {
+            drop(snapshot);
+            let counting = Counting {
+                side: Side::Gateway,
+                downstream: &self.downstream,
+                client,
+                buckets: &self.buckets,
+                cluster: &"",
+                worker: &self.worker,
+            };
+            let exceeded = match counting.count(&mut exchange, &limits) {
+                Counted::Within => None,
+                Counted::Exceeded(exceeded) => Some(exceeded),
+                Counted::Asks(rule) => counting.ask(&mut exchange, &limits, rule).await,
+            };
+            if let Some(exceeded) = exceeded {
+                return exceeded.answer(exchange);
+            }
+        }
         let asked = exchange.head.extensions.remove::<OnAllow>();
+        let limited = exchange.head.extensions.remove::<OnWithin>();
         let mut response = self.route(exchange, claims).await;
         if let Some(asked) = asked {
             asked.apply(response.headers_mut());
+        }
+        if let Some(limited) = limited {
+            limited.apply(response.headers_mut());
         }
         response
     }

@@ -1,21 +1,25 @@
-//! Requests to the application: authenticate → ask → verify tokens → authorize → limit → application.
+//! Requests to the application: authenticate → ask → verify tokens → authorize → count against limits on rates → limit →
+//! application.
 //!
 //! A request is sent again only if an idle connection turned out to be closed before the request was sent on it; anything
 //! else is up to the caller, which may have other endpoints. If the application was not reached, the response reports it
 //! ([`headers::UNPROCESSED`]), so that the caller's sidecar may send even a POST to another endpoint.
 
 use std::cell::OnceCell;
+use std::fmt::{self, Display};
 use std::pin::pin;
 use std::rc::Rc;
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version as HttpVersion};
 use policy::PeerMode;
 use policy::authorization::Matched;
+use ratelimit::{RateLimits, Side};
 use runtime::limits::Permit;
 use telemetry::istio::Party;
 
 use super::authorize::{asked_about, authorize_request};
 use super::external::{OnAllow, check_request};
+use super::rate_limits::{ConnectionBuckets, Counted, Counting, Exceeded, OnWithin};
 use super::{Downstream, Exchange, connection_failure, is_idempotent, tokens};
 use crate::failure::Failure;
 use crate::http::{Incoming, RequestBody, Version, headers, settle};
@@ -38,8 +42,9 @@ pub async fn serve(
     worker: &Rc<Worker>,
 ) -> Result<(), Failure> {
     let (xfcc, admitted) = (forwarded_client_cert(&downstream, worker), downstream.admitted.clone());
-    let (party, caller) = Default::default();
-    let handler = Rc::new(InboundRequests { downstream, metrics, xfcc, party, caller, worker: worker.clone() });
+    let (party, caller, buckets) = Default::default();
+    let handler =
+        Rc::new(InboundRequests { downstream, metrics, xfcc, party, caller, buckets, worker: worker.clone() });
     let served = serve_http(io, version, handler.clone(), admitted, &worker.drain).await;
     served.map_err(|error| connection_failure(&error, worker, |log| handler.downstream.log_inbound(log)))
 }
@@ -48,8 +53,17 @@ impl Downstream {
     /// Adds a connection to the application to an access log entry.
     pub fn log_inbound(&self, log: &mut LogEntry) {
         self.log_to(log);
-        log.cluster = format!("inbound|{}||", self.destination.port()).into();
+        log.cluster = InboundCluster(self.destination.port()).to_string().into();
         log.upstream_host = Some(self.destination);
+    }
+}
+
+/// The name of the upstream cluster of a port of the application, as Istio has it.
+struct InboundCluster(u16);
+
+impl Display for InboundCluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "inbound|{}||", self.0)
     }
 }
 
@@ -63,6 +77,8 @@ struct InboundRequests {
     party: OnceCell<Rc<Party>>,
     /// The caller and port in the record of what was accepted.
     caller: OnceCell<u64>,
+    /// For limits on rates of which each connection has its own.
+    buckets: ConnectionBuckets,
     worker: Rc<Worker>,
 }
 
@@ -93,6 +109,20 @@ impl Handler for InboundRequests {
         }
         if let Err(failure) = self.admit(&mut exchange, &snapshot) {
             return tokens::refuse(exchange, &failure);
+        }
+        if let Some(limits) = snapshot.rate_limits.clone() {
+            match self.counting(&self.cluster()).count(&mut exchange, &limits) {
+                Counted::Within => {}
+                Counted::Exceeded(exceeded) => return exceeded.answer(exchange),
+                Counted::Asks(rule) => {
+                    drop(snapshot);
+                    // Boxed: the future of requests that no service counts stays small.
+                    if let Some(exceeded) = Box::pin(self.ask_limits(&mut exchange, &limits, rule)).await {
+                        return exceeded.answer(exchange);
+                    }
+                    snapshot = self.worker.view.snapshot();
+                }
+            }
         }
         let permit = match self.limit(&snapshot) {
             Ok(permit) => permit,
@@ -149,7 +179,7 @@ impl InboundRequests {
     /// Returns the policy by which another server is asked about the request, if there is one.
     fn asked(&self, exchange: &Exchange, snapshot: &MeshSnapshot) -> Option<Matched> {
         // What is refused in any case is not asked about.
-        asked_about(&self.downstream, &exchange.head, snapshot).filter(|_| !self.refuses_plaintext(snapshot))
+        asked_about(None, &self.downstream, &exchange.head, snapshot).filter(|_| !self.refuses_plaintext(snapshot))
     }
 
     /// Asks another server about the request. Returns the response if the request is not carried.
@@ -180,7 +210,28 @@ impl InboundRequests {
         }
         let token = tokens::verify(exchange, snapshot.tokens.as_ref(), &self.worker)?;
         let token = token.as_deref().map(|token| &token.verified);
-        authorize_request(&self.downstream, &exchange.head, token, snapshot, &self.worker.telemetry)
+        authorize_request(None, &self.downstream, &exchange.head, token, snapshot, &self.worker.telemetry)
+    }
+
+    /// Returns how requests of the connection are counted against limits on rates.
+    fn counting<'a>(&'a self, cluster: &'a InboundCluster) -> Counting<'a> {
+        Counting {
+            side: Side::Inbound,
+            downstream: &self.downstream,
+            client: None,
+            buckets: &self.buckets,
+            cluster,
+            worker: &self.worker,
+        }
+    }
+
+    fn cluster(&self) -> InboundCluster {
+        InboundCluster(self.downstream.destination.port())
+    }
+
+    /// Asks the services that count requests, from that of the rule at a place on.
+    async fn ask_limits(&self, exchange: &mut Exchange, limits: &RateLimits, rule: usize) -> Option<Box<Exceeded>> {
+        self.counting(&self.cluster()).ask(exchange, limits, rule).await
     }
 
     /// Acquires a permit if requests to the application's port are limited.
@@ -252,9 +303,13 @@ impl InboundRequests {
         permit: Option<Permit>,
     ) -> Response<ResponseBody> {
         let asked = exchange.head.extensions.remove::<OnAllow>();
+        let limited = exchange.head.extensions.remove::<OnWithin>();
         let edit = |headers: &mut HeaderMap| {
             if let Some(asked) = asked {
                 asked.apply(headers);
+            }
+            if let Some(limited) = limited {
+                limited.apply(headers);
             }
             if caller == Caller::Sidecar {
                 headers.insert(headers::PEER, self.worker.own_party().header.clone());

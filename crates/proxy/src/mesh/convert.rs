@@ -15,12 +15,14 @@ mod authentication;
 mod destination;
 mod external;
 mod policies;
+mod rate_limits;
 mod routes;
 mod workload;
 
 pub(super) use authentication::request_authentication;
 pub(super) use destination::{DestinationVariants, destination};
 pub(super) use policies::policy;
+pub(super) use rate_limits::RateLimitPolicy;
 pub(super) use routes::{Client, routes};
 pub(super) use workload::{PortLimits, own_workload};
 

@@ -6,12 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use policy::authorization::Policy;
 use policy::{Authorization, PeerAuthentication, PeerAuthenticationLayer, jwt};
+use ratelimit::RateLimits;
 use wire::Kind;
 use wire::client::Subscriber;
-use wire::discovery::Workload;
+use wire::discovery::{RateLimit, Workload};
+
+use super::convert::RateLimitPolicy;
 
 /// The policies that the workload refers to, and those of them that have arrived.
 #[derive(Debug, Default)]
@@ -20,6 +24,7 @@ pub(super) struct Policies {
     peer_authentications: BTreeMap<String, PeerAuthenticationLayer>,
     request_authentications: BTreeMap<String, Arc<[Arc<jwt::TokenRule>]>>,
     authorization: BTreeMap<String, Policy>,
+    rate_limits: BTreeMap<String, RateLimitPolicy>,
     /// The rules in force, and those that they were compiled from: what is known of tokens that were verified is lost with
     /// them, so they are kept while nothing changes.
     compiled: Option<(RuleLists, Option<Arc<jwt::TokenRules>>)>,
@@ -32,6 +37,8 @@ struct References {
     peer_authentications: Vec<String>,
     request_authentications: Vec<String>,
     authorization: Vec<String>,
+    /// In their order.
+    rate_limits: Vec<String>,
 }
 
 /// The rules of each request authentication.
@@ -43,6 +50,8 @@ pub(super) struct Resolved {
     /// `None`: tokens are not read.
     pub(super) tokens: Option<Arc<jwt::TokenRules>>,
     pub(super) authorization: Arc<Authorization>,
+    /// `None`: there are none.
+    pub(super) rate_limits: Option<Arc<RateLimits>>,
 }
 
 impl Policies {
@@ -59,6 +68,7 @@ impl Policies {
             peer_authentications: overrides.chain([&workload.peer_authentication]).cloned().collect(),
             request_authentications: workload.request_authentications.clone(),
             authorization: workload.authorization_policies.clone(),
+            rate_limits: workload.rate_limits.clone(),
         };
         let before = self.references.take().unwrap_or_default();
         if let Some(subscriber) = subscriber {
@@ -73,6 +83,7 @@ impl Policies {
         self.peer_authentications.retain(|name, _| references.peer_authentications.contains(name));
         self.request_authentications.retain(|name, _| references.request_authentications.contains(name));
         self.authorization.retain(|name, _| references.authorization.contains(name));
+        self.rate_limits.retain(|name, _| references.rate_limits.contains(name));
         self.references = Some(references);
         Ok(())
     }
@@ -90,6 +101,20 @@ impl Policies {
     /// Takes an authorization policy.
     pub(super) fn put_authorization(&mut self, name: &str, policy: Policy) {
         self.authorization.insert(name.to_owned(), policy);
+    }
+
+    /// Takes a policy with limits on rates. Limits that are the same as before keep their counts.
+    ///
+    /// # Errors
+    /// Returns what is wrong with it; then the last good one stays in force.
+    pub(super) fn put_rate_limit(
+        &mut self,
+        name: &str,
+        message: RateLimit,
+        now: Instant,
+    ) -> Result<&RateLimitPolicy, String> {
+        let policy = RateLimitPolicy::read(message, self.rate_limits.get(name), now)?;
+        Ok(self.rate_limits.entry(name.to_owned()).insert_entry(policy).into_mut())
     }
 
     /// Returns the policies in force, or `None` while some that the workload names have not arrived.
@@ -113,7 +138,11 @@ impl Policies {
                 tokens
             }
         };
-        Some(Resolved { authentication: Arc::new(authentication), tokens, authorization })
+        let limits = references.rate_limits.iter().map(|name| self.rate_limits.get(name));
+        let limits = RateLimits::of(limits.collect::<Option<Vec<_>>>()?.into_iter().map(RateLimitPolicy::parts));
+        let is_limited = limits.rules().next().is_some();
+        let rate_limits = is_limited.then(|| Arc::new(limits));
+        Some(Resolved { authentication: Arc::new(authentication), tokens, authorization, rate_limits })
     }
 }
 
@@ -122,6 +151,7 @@ impl References {
         let policies = self.authorization.iter().map(|name| (Kind::AuthorizationPolicy, name.as_str()));
         let tokens = self.request_authentications.iter().map(|name| (Kind::RequestAuthentication, name.as_str()));
         let modes = self.peer_authentications.iter().map(|name| (Kind::PeerAuthentication, name.as_str()));
-        policies.chain(tokens).chain(modes).collect()
+        let limits = self.rate_limits.iter().map(|name| (Kind::RateLimit, name.as_str()));
+        policies.chain(tokens).chain(modes).chain(limits).collect()
     }
 }

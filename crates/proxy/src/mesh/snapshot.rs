@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use policy::{Authorization, Decision, Facts, PeerAuthentication, jwt};
+use ratelimit::RateLimits;
 
 use super::map::SharedMap;
 use super::model::{ApplicationSocket, GatewayAddress, OwnWorkload, Service};
@@ -136,6 +137,8 @@ pub struct MeshSnapshot {
     pub scope: Option<Arc<Scope>>,
     /// The scope that the own workload names has arrived, or it names none.
     pub scope_known: bool,
+    /// The limits on rates of requests; `None`: there are none.
+    pub rate_limits: Option<Arc<RateLimits>>,
     /// Services by hostname.
     pub services: SharedMap<Arc<str>, Arc<Service>>,
     /// Services by virtual address.

@@ -234,6 +234,14 @@ impl MeshStore {
                 self.policies.put_authorization(name, policy);
                 self.resolve_policies();
             }
+            Body::RateLimit(message) => {
+                let now = tokio::time::Instant::now().into_std();
+                let policy = self.policies.put_rate_limit(name, message, now)?;
+                if let Some(subscriber) = self.subscriber.get() {
+                    policy.asks().for_each(|host| subscriber.subscribe(Kind::Service, &**host));
+                }
+                self.resolve_policies();
+            }
             Body::Workload(message) => {
                 let own = convert::own_workload(&message, &mut self.limits)?;
                 self.policies.refer(&message, self.subscriber.get())?;
@@ -343,6 +351,7 @@ impl MeshStore {
             self.current.authentication = Some(resolved.authentication);
             self.current.tokens = resolved.tokens;
             self.current.authorization = Some(resolved.authorization);
+            self.current.rate_limits = resolved.rate_limits;
         }
     }
 

@@ -1,8 +1,9 @@
 //! Counters of what policies decide, and the record of what was accepted.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use telemetry::metrics::Family;
+use telemetry::metrics::{Counter, Family};
 
 use super::WorkerTelemetry;
 use super::observed::Called;
@@ -39,6 +40,34 @@ const EXTERNAL: Family = Family {
     labels: &["host", "result"],
 };
 
+/// Requests that are counted against limits on rates.
+const LIMITED: Family = Family {
+    name: "isthmus_rate_limit_requests_total",
+    help: "Requests that were counted against a limit on their rate, by the object that it comes from and the result: ok, limited, shadow for those that exceed a limit which is not enforced, error for those that were refused because the service that counts them could not be asked, or ignored for those that were carried nevertheless.",
+    labels: &["policy", "result"],
+};
+
+/// The result of counting a request against a limit on rates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RateLimitResult {
+    /// It is within the limit.
+    Ok,
+    /// It exceeds the limit, and is answered.
+    Limited,
+    /// It exceeds a limit that is not enforced.
+    Shadow,
+    /// The service that counts it could not be asked, and it is answered.
+    Error,
+    /// The service that counts it could not be asked, and it is carried.
+    Ignored,
+}
+
+/// The labels of [`RateLimitResult`], in its order.
+const RESULTS: [&str; 5] = ["ok", "limited", "shadow", "error", "ignored"];
+
+/// The counters of a limit, by result.
+pub(super) type LimitCounters = Vec<(Arc<str>, [Counter; RESULTS.len()])>;
+
 /// The label of refusals for which no policy is named.
 pub(crate) const NO_POLICY: &str = "none";
 /// The label of plaintext that was refused.
@@ -50,6 +79,19 @@ impl WorkerTelemetry {
     /// Counts an answer of a server that is asked.
     pub fn asked(&self, host: &str, result: &'static str) {
         self.scope.counter(&EXTERNAL, &[host, result]).increment();
+    }
+
+    /// Counts a request that was counted against a limit on its rate.
+    pub fn counted(&self, policy: &Arc<str>, result: RateLimitResult) {
+        let mut known = self.limits.borrow_mut();
+        if let Some((_, counters)) = known.iter().find(|(of, _)| Arc::ptr_eq(of, policy)) {
+            return counters[result as usize].increment();
+        }
+        // Names of policies that were replaced.
+        known.retain(|(of, _)| Arc::strong_count(of) > 1);
+        let counters = RESULTS.map(|result| self.scope.counter(&LIMITED, &[policy, result]));
+        counters[result as usize].increment();
+        known.push((policy.clone(), counters));
     }
 
     /// Counts what a policy refused.

@@ -150,7 +150,13 @@ fn a_change_compiles_the_tables_that_it_concerns_alone() {
     assert_eq!(world.inventory.take_changes(usize::MAX), [bound("c.example.com")]);
     // What a destination lacks is a part of the table.
     let mut changed = service("details", 2);
-    changed.ports.push(ServicePort { name: "other".into(), number: 9999, protocol: Protocol::Http, node_port: 0, target: Default::default() });
+    changed.ports.push(ServicePort {
+        name: "other".into(),
+        number: 9999,
+        protocol: Protocol::Http,
+        node_port: 0,
+        target: Default::default(),
+    });
     world.put("west", Object::Service(changed));
     let groups = world.inventory.take_changes(usize::MAX);
     let tables: Vec<&Group> = groups.iter().filter(|group| matches!(group, Group::Bound(..))).collect();

@@ -8,7 +8,7 @@ use crate::security::authorization_policy::{Action, AuthorizationPolicySpec, Con
 use crate::security::{AuthorizationPolicy, DRY_RUN};
 
 /// The form of values of a field.
-type Form = fn(&str) -> Result<(), String>;
+use values::Form;
 
 /// A field of a source: its name and that of the excluded values, both lists, and the form of the values.
 type SourceField<'a> = (&'static str, &'static str, &'a [String], &'a [String], Form);

@@ -11,8 +11,11 @@ const MAX_ACCOUNTS: usize = 16;
 /// The longest name of a service account with its namespace, as in Istio.
 const MAX_ACCOUNT: usize = 320;
 
+/// The form of values: a function that returns what is wrong with one.
+pub(crate) type Form = fn(&str) -> Result<(), String>;
+
 /// Checks values of a form.
-pub(super) fn all(field: &str, values: &[String], form: fn(&str) -> Result<(), String>, check: &mut Check) {
+pub(crate) fn all(field: &str, values: &[String], form: Form, check: &mut Check) {
     let mut seen = HashSet::new();
     check.each(field, values, |value, check| match value.as_str() {
         "" => check.error("is empty; write a value, or remove it"),
@@ -26,7 +29,7 @@ pub(super) fn all(field: &str, values: &[String], form: fn(&str) -> Result<(), S
 }
 
 /// A text in which `*` is the whole, the first or the last character.
-pub(super) fn pattern(text: &str) -> Result<(), String> {
+pub(crate) fn pattern(text: &str) -> Result<(), String> {
     let literal = text.strip_prefix('*').or_else(|| text.strip_suffix('*')).unwrap_or(text);
     match literal.contains('*') {
         true => Err(format!("is {:?}, but \"*\" can only be its first or last character, once", shown(text))),
@@ -35,12 +38,12 @@ pub(super) fn pattern(text: &str) -> Result<(), String> {
 }
 
 /// A text in which `*` may be anywhere.
-pub(super) fn glob(_: &str) -> Result<(), String> {
+pub(crate) fn glob(_: &str) -> Result<(), String> {
     Ok(())
 }
 
 /// A pattern of paths, or a template.
-pub(super) fn path(text: &str) -> Result<(), String> {
+pub(crate) fn path(text: &str) -> Result<(), String> {
     if !text.contains(['{', '}']) {
         return pattern(text);
     }
@@ -67,12 +70,12 @@ fn is_literal(byte: u8) -> bool {
 }
 
 /// An address or CIDR block.
-pub(super) fn block(text: &str) -> Result<(), String> {
+pub(crate) fn block(text: &str) -> Result<(), String> {
     names::subnet(text)
 }
 
 /// The number of a port.
-pub(super) fn port(text: &str) -> Result<(), String> {
+pub(crate) fn port(text: &str) -> Result<(), String> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let number = text.parse::<u16>().ok().filter(|_| digits);
     number

@@ -1,17 +1,18 @@
 //! The question to a server, sent like any request to a service of the mesh, and its answer.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
-use balance::Outcome;
+use balance::{Outcome, Pick};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, request, response};
 
-use super::AskedEndpoint;
 use crate::http::{AttemptBody, Incoming, Version, headers};
-use crate::mesh::Protocol;
-use crate::upstream::{LeasedConnection, UpstreamCluster};
+use crate::mesh::{Lookup, Protocol};
+use crate::upstream::{ClusterKey, LeasedConnection, Target, UpstreamCluster};
 use crate::worker::Worker;
 
 /// The largest body of an answer.
@@ -20,7 +21,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 const MAX_STALE: u32 = 3;
 
 /// What is sent to a server.
-pub(super) struct Question {
+pub(in crate::exchange) struct Question {
     pub(super) head: request::Parts,
     pub(super) body: Bytes,
     /// HTTP/2, whatever the port declares.
@@ -28,17 +29,55 @@ pub(super) struct Question {
 }
 
 /// What a server sent.
-pub(super) struct Answer {
+pub(in crate::exchange) struct Answer {
     pub(super) head: response::Parts,
     pub(super) body: Bytes,
     pub(super) trailers: Option<HeaderMap>,
 }
 
-/// Sends a question, on another connection if an idle one turns out to be closed. `asked` is the endpoint meanwhile.
+/// The endpoint that is being asked.
+pub(in crate::exchange) type AskedEndpoint = RefCell<Option<Rc<Pick<Arc<Target>>>>>;
+
+/// Why there is no answer.
+pub(in crate::exchange) enum NoAnswer {
+    /// The service or its port does not exist.
+    NoService,
+    /// The server did not answer, or not as it has to.
+    Failed(String),
+}
+
+impl From<String> for NoAnswer {
+    fn from(reason: String) -> Self {
+        NoAnswer::Failed(reason)
+    }
+}
+
+/// Asks a port of a service of the mesh. `asked` is the endpoint meanwhile.
 ///
 /// # Errors
 /// Returns the reason why there is no answer.
-pub(super) async fn send(
+pub(in crate::exchange) async fn ask(
+    host: &Arc<str>,
+    port: u16,
+    question: Question,
+    asked: &AskedEndpoint,
+    worker: &Rc<Worker>,
+) -> Result<Answer, NoAnswer> {
+    let service = match worker.view.by_name(host).await {
+        Lookup::Found(service) => service,
+        Lookup::Absent => return Err(NoAnswer::NoService),
+        Lookup::Unanswered => return Err("the controller does not answer where it is".to_owned().into()),
+    };
+    let protocol = service.port(port).ok_or(NoAnswer::NoService)?.protocol;
+    let cluster = worker.clusters.get(ClusterKey::of(&service, port, Arc::default()), &worker.view);
+    let Some(_place) = worker.checks.place(host) else {
+        return Err("too many questions to it are in progress".to_owned().into());
+    };
+    Ok(send(question, (&cluster, protocol), asked, worker).await?)
+}
+
+/// Sends a question, on another connection if an idle one turns out to be closed.
+async fn send(
     question: Question,
     (cluster, protocol): (&Rc<UpstreamCluster>, Protocol),
     asked: &AskedEndpoint,

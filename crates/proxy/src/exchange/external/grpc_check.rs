@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header, request, uri};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, Version, header, request, uri};
 use policy::external::CheckedBody;
 use wire::ext_authz::attribute_context::{HttpRequest, Peer, Request, TlsSession};
 use wire::ext_authz::check_response::HttpResponse;
@@ -13,40 +13,20 @@ use wire::ext_authz::{
     Address, AttributeContext, CheckRequest, CheckResponse, HeaderAppendAction, HeaderValueOption, OkHttpResponse,
     SocketAddress, Timestamp,
 };
-use wire::prost::Message;
 
 use super::call::{Answer, Question};
 use super::edits::{Change, Edit};
 use super::http_check::PARTIAL;
-use super::{Changes, Denial, Verdict};
+use super::{Changes, Denial, Verdict, grpc};
 use crate::exchange::Downstream;
 use crate::http::{Beginning, RequestBody, headers};
 use crate::worker::Worker;
 
 const PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
-/// The length of what precedes a message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
 
 /// Returns the question about a request or connection with these attributes.
 pub(super) fn question(hostname: &str, attributes: AttributeContext) -> Question {
-    let message = CheckRequest { attributes: Some(attributes) };
-    let length = message.encoded_len();
-    let mut body = BytesMut::with_capacity(PREFIX + length);
-    body.put_u8(0);
-    // Heads and bodies of more than 4 GiB are not held.
-    body.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    body.extend_from_slice(&message.encode_to_vec());
-    let (mut head, ()) = http::Request::new(()).into_parts();
-    head.method = Method::POST;
-    let mut parts = uri::Parts::default();
-    parts.path_and_query = Some(uri::PathAndQuery::from_static(PATH));
-    head.uri = http::Uri::from_parts(parts).unwrap_or_default();
-    if let Ok(host) = HeaderValue::from_str(hostname) {
-        head.headers.insert(header::HOST, host);
-    }
-    head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    head.headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    Question { head, body: body.freeze(), http2_only: true }
+    grpc::question(hostname, PATH, &CheckRequest { attributes: Some(attributes) })
 }
 
 /// Returns the attributes of an opaque connection.
@@ -151,7 +131,7 @@ fn text(bytes: &[u8]) -> String {
 /// # Errors
 /// Returns the reason why it decides nothing.
 pub(super) fn verdict(answer: Answer) -> Result<Verdict, String> {
-    let response = message(answer)?;
+    let response: CheckResponse = grpc::message(answer)?;
     let allowed = response.status.as_ref().is_none_or(|status| status.code == 0);
     match (allowed, response.http_response) {
         (true, Some(HttpResponse::OkResponse(ok))) => changes(ok).map(Verdict::Allowed),
@@ -171,32 +151,6 @@ pub(super) fn verdict(answer: Answer) -> Result<Verdict, String> {
             body: Bytes::new(),
         }))),
     }
-}
-
-/// Reads the message of an answer.
-fn message(answer: Answer) -> Result<CheckResponse, String> {
-    let Answer { head, mut body, trailers } = answer;
-    if head.status != StatusCode::OK {
-        return Err(format!("it answered with status {}", head.status.as_u16()));
-    }
-    if !headers::is_grpc(&head.headers) {
-        return Err("its answer is not gRPC".to_owned());
-    }
-    let status = trailers.as_ref().and_then(headers::grpc_status).or_else(|| headers::grpc_status(&head.headers));
-    match status {
-        Some(0) => {}
-        Some(status) => return Err(format!("it answered with gRPC status {status}")),
-        None => return Err("its answer has no gRPC status".to_owned()),
-    }
-    if body.len() < PREFIX {
-        return Err("its answer has no message".to_owned());
-    }
-    let prefix = body.split_to(PREFIX);
-    let length = prefix[1..].iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
-    if prefix[0] != 0 || length != body.len() {
-        return Err("its answer is compressed, or not one message".to_owned());
-    }
-    CheckResponse::decode(body).map_err(|error| format!("its answer is no CheckResponse: {error}"))
 }
 
 fn changes(ok: OkHttpResponse) -> Result<Changes, String> {

@@ -53,7 +53,7 @@ fn source(message: &message::AuthorizationSource) -> Result<Source> {
     })
 }
 
-fn operation(message: &message::AuthorizationOperation) -> Result<Operation> {
+pub(super) fn operation(message: &message::AuthorizationOperation) -> Result<Operation> {
     Ok(Operation {
         hosts: field(message.hosts.as_ref(), pattern)?,
         ports: field(message.ports.as_ref(), port)?,
@@ -62,7 +62,7 @@ fn operation(message: &message::AuthorizationOperation) -> Result<Operation> {
     })
 }
 
-fn header(message: &message::HeaderCondition) -> Result<Condition> {
+pub(super) fn header(message: &message::HeaderCondition) -> Result<Condition> {
     let pseudo = message.name.strip_prefix(':');
     let name = pseudo.unwrap_or(&message.name).parse::<HeaderName>();
     let name = name.map_err(|_| format!("{:?} is no header", message.name))?;
@@ -70,7 +70,7 @@ fn header(message: &message::HeaderCondition) -> Result<Condition> {
     Ok(Condition::Header(name, field(message.value.as_ref(), header_pattern)?))
 }
 
-fn condition(message: &message::Condition) -> Result<Condition> {
+pub(super) fn condition(message: &message::Condition) -> Result<Condition> {
     let value = message.value.as_ref();
     let source = |source| Ok(Condition::Source(Box::new(source)));
     let claim = |path| Ok(Condition::Claim(path, field(value, pattern)?));

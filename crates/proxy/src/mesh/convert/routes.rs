@@ -156,7 +156,7 @@ fn condition<N>(message: &message::FieldMatch, name: N) -> Result<Condition<N>> 
     Ok(Condition { name, value, invert: message.invert })
 }
 
-fn string(message: &message::StringMatch) -> Result<StringMatch> {
+pub(super) fn string(message: &message::StringMatch) -> Result<StringMatch> {
     use message::string_match::Pattern;
     let ignore_case = message.ignore_case;
     Ok(match message.pattern.as_ref().ok_or("a pattern is empty")? {

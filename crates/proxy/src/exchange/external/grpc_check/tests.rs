@@ -2,6 +2,7 @@ use http::HeaderMap;
 use wire::ext_authz::{DeniedHttpResponse, HeaderValue as Value, HttpStatus, Status};
 
 use super::*;
+use wire::prost::Message as _;
 
 fn answer(grpc_status: Option<&'static str>, body: &[u8]) -> Answer {
     let response = http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
