@@ -15,6 +15,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+mod credential;
 pub mod event;
 mod export;
 pub(crate) mod fields;
@@ -35,6 +36,7 @@ mod service_entry;
 mod service_rules;
 mod slice;
 
+pub use credential::{ROOTS_SUFFIX, SecretRead, ServerCredential};
 pub use export::Export;
 pub use gateway::Gateway;
 pub use keys::{KeySource, Keys};

@@ -12,9 +12,11 @@ use crate::networking::traffic_policy::TrafficPolicy;
 
 mod fields;
 mod providers;
+mod topology;
 
 use fields::{AT_LEAST_1MS, SettingFields, ZERO_OR_AT_LEAST_1MS, kind};
 pub use providers::{CheckedBody, ExternalAuthorization, HttpCheck};
+pub use topology::{ForwardClientCert, GatewayTopology, PROXY_CONFIG_ANNOTATION};
 
 /// The mesh-wide settings.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +55,8 @@ pub struct MeshConfig {
     pub trust_domain_aliases: Vec<String>,
     /// `extensionProviders`: the servers that policies of action CUSTOM ask.
     pub external_authorizations: Vec<ExternalAuthorization>,
+    /// `defaultConfig.gatewayTopology`: the proxies in front of gateways.
+    pub gateway_topology: GatewayTopology,
 }
 
 /// The form to which proxies bring the paths of requests.
@@ -89,6 +93,7 @@ impl Default for MeshConfig {
             path_normalization: PathNormalization::default(),
             trust_domain_aliases: Vec::new(),
             external_authorizations: Vec::new(),
+            gateway_topology: GatewayTopology::default(),
         }
     }
 }
@@ -195,6 +200,8 @@ impl MeshConfig {
             Some(id) => id,
             None => defaults.text("meshId")?.unwrap_or_default(),
         };
+        let mut topology = defaults.inner("gatewayTopology")?;
+        config.gateway_topology = GatewayTopology::read(&mut topology)?;
         let mut federation = top.inner("federation")?;
         config.export_all = federation.boolean("exportAll")?.unwrap_or_default();
         config.service_export_to = top.export_to("defaultServiceExportTo")?;
@@ -224,7 +231,7 @@ impl MeshConfig {
             };
             warnings.push(Warning::new(name.clone(), message));
         }
-        for inner in [outbound, locality, defaults, federation, paths] {
+        for inner in [outbound, locality, topology, defaults, federation, paths] {
             warnings.extend(
                 inner.map.keys().map(|name| {
                     Warning::new(format!("{}{name}", inner.path), "has no effect in Isthmus; it is ignored")

@@ -34,7 +34,13 @@ const RECORDING: RbacRule =
 const REPORTING: [RbacRule; 5] = [
     status(
         "networking.istio.io",
-        &["virtualservices/status", "destinationrules/status", "serviceentries/status", "workloadentries/status"],
+        &[
+            "virtualservices/status",
+            "destinationrules/status",
+            "gateways/status",
+            "serviceentries/status",
+            "workloadentries/status",
+        ],
     ),
     status("split.smi-spec.io", &["trafficsplits/status"]),
     status("specs.smi-spec.io", &["httproutegroups/status"]),

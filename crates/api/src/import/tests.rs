@@ -19,10 +19,10 @@ fn every_object_of_a_mesh_has_a_verdict() {
     for (document, verdict, noted) in [
         (object(istio, "DestinationRule", "spec: {host: a}"), Verdict::Works, ""),
         (object(istio, "EnvoyFilter", "spec: {}"), Verdict::CannotWork, "no proxy is Envoy"),
-        (object(istio, "VirtualService", "spec: {hosts: [a], gateways: [edge], http: [{route: [{destination: {host: a}}]}]}"), Verdict::CannotWork, "gateways"),
+        (object(istio, "VirtualService", "spec: {hosts: [a], gateways: [edge], http: [{route: [{destination: {host: a}}]}]}"), Verdict::Works, ""),
         (object(istio, "VirtualService", "spec: {hosts: [a], http: [{timeout: oops, route: [{destination: {host: a}}]}]}"), Verdict::Refused, "duration"),
         (object(istio, "DestinationRule", "spec:\n  host: a\n  trafficPolicy:\n    outlierDetection:\n      minRequestVolume: 3\n"), Verdict::Differs, "outlier detection counts"),
-        (object(istio, "Gateway", "spec: {servers: [{port: {number: 80, protocol: HTTP, name: http}, hosts: [a]}]}"), Verdict::CannotWork, ""),
+        (object(istio, "Gateway", "spec: {servers: [{port: {number: 80, protocol: HTTP, name: http}, hosts: [a]}]}"), Verdict::Works, ""),
         (object("policy.linkerd.io", "ServerAuthorization", "spec: {}"), Verdict::CannotWork, "principals"),
         (object("multicluster.linkerd.io", "Link", "spec: {}"), Verdict::CannotWork, "isthmus join"),
         (object("access.smi-spec.io", "TrafficTarget", "spec: {}"), Verdict::CannotWork, "AuthorizationPolicy"),
