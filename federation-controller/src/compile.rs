@@ -8,7 +8,7 @@
 //!   compact form; [`export`] decides which services other clusters may use.
 //! - [`entry`] compiles the services of ServiceEntries.
 //! - [`workload`] and [`policies`] compile the configuration of a pod's own proxy.
-//! - [`listeners`] compiles what ingress and egress gateways listen on.
+//! - [`listeners`] and [`credential`] compile what ingress and egress gateways listen on, and their certificates.
 //! - [`scope`] compiles Sidecars: what a proxy sees of the mesh, and the ports of its application.
 //! - [`rules`] compiles the routes, policies and subsets of a host.
 //! - [`gateway`] and [`mesh`] compile networks and mesh-wide settings.
@@ -22,6 +22,7 @@ use wire::discovery::Subset;
 pub mod address;
 mod authentication;
 mod authorization;
+mod credential;
 pub mod endpoint;
 mod entry;
 pub mod export;
@@ -78,6 +79,9 @@ impl Compiler {
             Group::Bound(gateway, host) => rules::gateway::compile(inventory, gateway, host),
             Group::Service(hostname) => {
                 self.compile_service(inventory, hostname, &rules::subsets::of(inventory, hostname))
+            }
+            Group::Credential(cluster, secret) => {
+                credential::compile(inventory, cluster, secret).into_iter().collect::<Vec<_>>().into()
             }
             Group::Policy(kind, cluster, key) => {
                 policies::compile(inventory, *kind, cluster, key).into_iter().collect::<Vec<_>>().into()

@@ -21,6 +21,7 @@ pub mod budget;
 mod changes;
 pub mod cluster;
 pub mod collection;
+mod credentials;
 pub mod entries;
 mod external;
 mod gateway_notices;
@@ -46,6 +47,7 @@ mod without_effect;
 
 pub use bindings::{Bound, gateways_of};
 pub use cluster::{Affected, ClusterInventory, PodSelector};
+use credentials::KnownSecret;
 pub use lists::CONFIRM_EMPTY;
 pub(crate) use local_rate_limits::{CONFLICT, NO_TARGET};
 use networks::Networks;
@@ -124,6 +126,8 @@ pub enum Group {
     Bound(Key, Text),
     /// A service and its endpoints, by hostname.
     Service(Text),
+    /// The certificate of a Secret in a cluster.
+    Credential(Text, Key),
     /// A policy object of a cluster.
     Policy(Kind, Text, Key),
     /// The workload of a cluster's pod, and the listeners of one that is an ingress or egress gateway.
@@ -169,6 +173,8 @@ pub struct Inventory {
     trust_domain: Text,
     /// The keys of the issuers of tokens.
     keys: BTreeMap<KeySource, Keys>,
+    /// The Secrets of the servers of routers.
+    credentials: BTreeMap<(Text, Key), KnownSecret>,
     networks: Networks,
     /// Pods with connected proxies. Only their workloads are compiled.
     connected: HashMap<(Text, Key), ConnectedProxy>,
@@ -197,6 +203,7 @@ impl Inventory {
             without_effect: BTreeMap::new(),
             trust: None,
             keys: BTreeMap::new(),
+            credentials: BTreeMap::new(),
             networks: Networks::default(),
             connected: HashMap::new(),
             pending: Pending::default(),
@@ -277,6 +284,9 @@ impl Inventory {
                 {
                     self.change_all_policies();
                 }
+                if self.mesh.gateway_topology != before.gateway_topology {
+                    self.change_all_routers();
+                }
                 self.pending.groups(&Text::default(), [Group::Mesh]);
             }
             Event::MeshNotices(notices) => self.mesh_notices = notices,
@@ -293,6 +303,7 @@ impl Inventory {
                 self.trust = Some(trust);
                 self.pending.groups(&Text::default(), [Group::Trust]);
             }
+            Event::Credential { cluster, secret, read } => self.change_credential(cluster, secret, read, now),
             Event::Keys { source, fetched } => self.change_keys(source, fetched),
             Event::ProxyConnected { cluster, pod, role, published: _ } => {
                 let proxy = self.connected.entry((cluster.clone(), pod.clone())).or_default();
@@ -304,7 +315,8 @@ impl Inventory {
         }
     }
 
-    /// Lets time pass: believes empty lists that have not been contradicted for long enough.
+    /// Lets time pass: believes empty lists that have not been contradicted for long enough, and forgets Secrets that no router
+    /// needs.
     pub fn tick(&mut self, now: SystemTime) {
         let names: Vec<Text> = self.clusters.keys().cloned().collect();
         for name in names {
@@ -312,6 +324,7 @@ impl Inventory {
                 self.note(&name, affected);
             }
         }
+        self.forget_credentials();
         self.strings.purge();
     }
 

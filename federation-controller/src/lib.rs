@@ -17,6 +17,7 @@
 pub mod ca;
 pub mod clusters;
 pub mod compile;
+mod credentials;
 pub mod debug;
 pub mod discovery;
 pub mod gauges;

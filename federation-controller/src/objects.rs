@@ -15,6 +15,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+mod credential;
 pub mod event;
 mod export;
 pub(crate) mod fields;
@@ -36,6 +37,7 @@ mod service_entry;
 mod service_rules;
 mod slice;
 
+pub use credential::{ROOTS_SUFFIX, SecretRead, ServerCredential};
 pub use export::Export;
 pub use gateway::Gateway;
 pub use keys::{KeySource, Keys};

@@ -46,6 +46,7 @@ fn pod(cluster: usize, service: usize, index: usize) -> Pod {
             service_account: format!("s{service}").into(),
             labels: labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
             workload: format!("s{service}").into(),
+            topology: None,
         }),
         terminating: false,
     }

@@ -71,6 +71,7 @@ pub fn analyze(objects: &[Object], suppressions: &[Suppression]) -> Vec<Message>
     service_rules::check(&world, &mut report);
     conflicts::check(&world, &mut report);
     gateways::conflicts(&world, &mut report);
+    gateways::certificates(&world, &mut report);
     services::conflicts(objects, &mut report);
     across_clusters::check(objects, &mut report);
     report.finish(suppressions)

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::analyze::{Object, Origin};
 use crate::compatibility::{self, GROUPS, KindWithoutEffect};
 use crate::mesh::{self, MeshConfig};
-use crate::networking::{self, VirtualService};
+use crate::networking;
 use crate::{envoy_filter, linkerd, rate_limit, security, smi};
 
 /// What becomes of an object, the best first.
@@ -106,14 +106,6 @@ fn of_configuration(object: &Object) -> Judgement {
         let errors = problems.iter().filter(|problem| problem.is_error());
         return Judgement { verdict: Verdict::Refused, notes: errors.map(note).collect() };
     }
-    if group == networking::GROUP
-        && kind == "VirtualService"
-        && !VirtualService::from_value(value).spec.applies_to_mesh()
-    {
-        let text = "is for gateways alone, which there are none of; add \"mesh\" for the sidecars of clients";
-        let note = Note { field: "spec.gateways".into(), line: None, text: text.into() };
-        return Judgement { verdict: Verdict::CannotWork, notes: vec![note] };
-    }
     let mut notes: Vec<Note> = problems.iter().map(note).collect();
     let name = object.full_name();
     let prefix = format!("{kind} {name}: ");
@@ -124,16 +116,7 @@ fn of_configuration(object: &Object) -> Judgement {
             notes.push(Note { field: field.to_owned(), line: None, text: text.to_owned() });
         }
     }
-    // A Gateway works if one of its servers does.
-    let servers = value["spec"]["servers"].as_array().map_or(0, Vec::len);
-    let idle = kind == "Gateway"
-        && servers > 0
-        && notes.iter().filter(|note| note.field.contains("servers[")).count() >= servers;
-    let verdict = match (notes.is_empty(), idle) {
-        (true, _) => Verdict::Works,
-        (false, false) => Verdict::Differs,
-        (false, true) => Verdict::CannotWork,
-    };
+    let verdict = if notes.is_empty() { Verdict::Works } else { Verdict::Differs };
     Judgement { verdict, notes }
 }
 

@@ -16,9 +16,11 @@ mod fields;
 pub mod operator;
 mod providers;
 mod proxy_settings;
+mod topology;
 
 use fields::{AT_LEAST_1MS, SettingFields, ZERO_OR_AT_LEAST_1MS, kind};
 pub use providers::{CheckedBody, ExternalAuthorization, HttpCheck};
+pub use topology::{ForwardClientCert, GatewayTopology, PROXY_CONFIG_ANNOTATION};
 
 /// The mesh-wide settings.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +61,8 @@ pub struct MeshConfig {
     pub external_authorizations: Vec<ExternalAuthorization>,
     /// `defaultConfig`: the settings of injected proxies.
     pub proxy_settings: ProxySettings,
+    /// `defaultConfig.gatewayTopology`: the proxies in front of gateways.
+    pub gateway_topology: GatewayTopology,
 }
 
 /// The form to which proxies bring the paths of requests.
@@ -96,6 +100,7 @@ impl Default for MeshConfig {
             trust_domain_aliases: Vec::new(),
             external_authorizations: Vec::new(),
             proxy_settings: ProxySettings::default(),
+            gateway_topology: GatewayTopology::default(),
         }
     }
 }
@@ -214,6 +219,8 @@ impl MeshConfig {
             Some(id) => id,
             None => defaults.text("meshId")?.unwrap_or_default(),
         };
+        let mut topology = defaults.inner("gatewayTopology")?;
+        config.gateway_topology = GatewayTopology::read(&mut topology)?;
         let mut federation = top.inner("federation")?;
         config.export_all = federation.boolean("exportAll")?.unwrap_or_default();
         config.service_export_to = top.export_to("defaultServiceExportTo")?;
@@ -249,7 +256,7 @@ impl MeshConfig {
         let (proxy_settings, of_proxies) = ProxySettings::of_fields(defaults)?;
         config.proxy_settings = proxy_settings;
         warnings.extend(of_proxies);
-        for inner in [outbound, locality, federation, paths] {
+        for inner in [outbound, locality, topology, federation, paths] {
             warnings.extend(
                 inner.map.keys().map(|name| {
                     Warning::new(format!("{}{name}", inner.path), "has no effect in Isthmus; it is ignored")

@@ -45,6 +45,7 @@ const REPORTING: [RbacRule; 7] = [
         &[
             "virtualservices/status",
             "destinationrules/status",
+            "gateways/status",
             "serviceentries/status",
             "workloadentries/status",
             "sidecars/status",

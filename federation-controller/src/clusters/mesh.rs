@@ -241,6 +241,7 @@ fn to_mesh(config: &MeshConfig) -> Mesh {
         trust_domain_aliases: config.trust_domain_aliases.clone(),
         external_authorizations: config.external_authorizations.clone(),
         proxy_settings: Arc::new(config.proxy_settings.clone()),
+        gateway_topology: config.gateway_topology,
         service_export_to: texts(&config.service_export_to),
         virtual_service_export_to: texts(&config.virtual_service_export_to),
         destination_rule_export_to: texts(&config.destination_rule_export_to),

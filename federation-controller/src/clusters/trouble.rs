@@ -29,7 +29,7 @@ impl fmt::Display for Trouble {
 }
 
 /// Classifies the error of a watch.
-pub(super) fn of_watch(error: &watcher::Error) -> Trouble {
+pub(crate) fn of_watch(error: &watcher::Error) -> Trouble {
     match error {
         watcher::Error::InitialListFailed(e) | watcher::Error::WatchStartFailed(e) | watcher::Error::WatchFailed(e) => {
             of(e)

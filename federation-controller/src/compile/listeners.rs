@@ -9,7 +9,9 @@ use std::net::IpAddr;
 
 use api::networking::gateway::{Carries, Server, ServerTls as ApiTls, TlsMode, TlsProtocol, host_of};
 use prost::Message as _;
-use wire::discovery::{GatewayServer, Listener, Listeners, ServerProtocol, ServerTls, ServerTlsMode, TlsVersion};
+use wire::discovery::{
+    ForwardClientCert, GatewayServer, Listener, Listeners, ServerProtocol, ServerTls, ServerTlsMode, TlsVersion,
+};
 use wire::{Kind as ResourceKind, name};
 
 use super::resource::{Audience, Compiled, Resource};
@@ -33,7 +35,13 @@ pub(super) fn compile(inventory: &Inventory, cluster: &Text, key: &Key) -> Compi
         }
     }
     let listeners = merge.listeners.into_values().map(|of| of.listener).collect();
-    let message = Listeners { listeners, ..Listeners::default() };
+    let topology = pod.topology.unwrap_or_default().or(inventory.mesh().gateway_topology);
+    let message = Listeners {
+        listeners,
+        trusted_proxies: topology.trusted_proxies.unwrap_or_default(),
+        forward_client_cert: topology.forward_client_cert.map_or(ForwardClientCert::Unspecified, forwarded).into(),
+        proxy_protocol: topology.proxy_protocol.unwrap_or_default(),
+    };
     let resource = Resource {
         kind: ResourceKind::Listeners,
         name: name::workload(&cluster.info.name, &key.namespace, &key.name).into(),
@@ -197,6 +205,16 @@ impl ListenerMerge<'_> {
 /// Returns the host that a server serves, without the namespace of its VirtualServices.
 fn served(host: &str, gateway: &Gateway) -> Text {
     host_of(host, &gateway.namespace).1.to_ascii_lowercase().into()
+}
+
+fn forwarded(of: api::mesh::ForwardClientCert) -> ForwardClientCert {
+    match of {
+        api::mesh::ForwardClientCert::Sanitize => ForwardClientCert::Sanitize,
+        api::mesh::ForwardClientCert::ForwardOnly => ForwardClientCert::ForwardOnly,
+        api::mesh::ForwardClientCert::AppendForward => ForwardClientCert::AppendForward,
+        api::mesh::ForwardClientCert::SanitizeSet => ForwardClientCert::SanitizeSet,
+        api::mesh::ForwardClientCert::AlwaysForwardOnly => ForwardClientCert::AlwaysForwardOnly,
+    }
 }
 
 fn mode(of: TlsMode) -> ServerTlsMode {

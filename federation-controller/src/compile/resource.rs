@@ -51,6 +51,13 @@ pub enum Audience {
     },
     /// The proxies of all namespaces but these.
     OtherNamespaces(Box<[Text]>),
+    /// The ingress and egress gateways of a namespace.
+    Routers {
+        /// The cluster.
+        cluster: Text,
+        /// The namespace.
+        namespace: Text,
+    },
     /// The proxy whose workload has the resource's name, if its certificate is for this service account.
     Workload(Text),
 }
@@ -62,6 +69,7 @@ impl Audience {
             Audience::All | Audience::Workload(_) | Audience::OtherNamespaces(_) => true,
             Audience::Clusters(clusters) => clusters.contains(cluster),
             Audience::OtherClusters(clusters) => !clusters.contains(cluster),
+            Audience::Routers { cluster: of, .. } => of == cluster,
             Audience::Namespaces { clusters, .. } => clusters.is_empty() || clusters.contains(cluster),
         }
     }
@@ -73,6 +81,9 @@ impl Audience {
             Audience::Clusters(_) | Audience::OtherClusters(_) => self.includes_cluster(&viewer.cluster),
             Audience::Namespaces { namespaces, .. } => {
                 namespaces.contains(&viewer.namespace) && self.includes_cluster(&viewer.cluster)
+            }
+            Audience::Routers { namespace, .. } => {
+                viewer.router && *namespace == viewer.namespace && self.includes_cluster(&viewer.cluster)
             }
             Audience::OtherNamespaces(namespaces) => !namespaces.contains(&viewer.namespace),
             Audience::Workload(account) => *name == *viewer.workload && *account == viewer.account,
@@ -91,6 +102,8 @@ pub struct Viewer {
     pub workload: Text,
     /// The service account of the proxy's certificate.
     pub account: Text,
+    /// Whether the proxy is an ingress or egress gateway.
+    pub router: bool,
 }
 
 /// The resources of a [`crate::inventory::Group`].
@@ -138,7 +151,9 @@ mod tests {
             namespace: "shop".into(),
             workload: "west/shop/a-1".into(),
             account: "a".into(),
+            router: false,
         };
+        let router = Viewer { router: true, ..viewer.clone() };
         let list = |names: &[&str]| -> Box<[Text]> { names.iter().map(|name| Text::from(*name)).collect() };
         let namespaces = |clusters: &[&str], namespaces: &[&str]| Audience::Namespaces {
             clusters: list(clusters),
@@ -162,6 +177,12 @@ mod tests {
             (Audience::Workload("b".into()), "west/shop/a-1", false),
         ] {
             assert_eq!(audience.includes(&viewer, name), expected, "{audience:?} {name}");
+        }
+        for (cluster, namespace, expected) in [("west", "shop", true), ("east", "shop", false), ("west", "bank", false)]
+        {
+            let audience = Audience::Routers { cluster: cluster.into(), namespace: namespace.into() };
+            assert_eq!(audience.includes(&router, "x"), expected, "{audience:?}");
+            assert!(!audience.includes(&viewer, "x"), "a sidecar");
         }
     }
 

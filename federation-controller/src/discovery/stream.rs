@@ -12,7 +12,7 @@ use wire::Kind;
 use wire::delta::{Found as _, Server, Source as _, Stats};
 use wire::discovery::Workload;
 use wire::envoy::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use wire::name::{self, Node};
+use wire::name::{self, Node, Role};
 
 use super::Shared;
 use super::budget::Account;
@@ -183,6 +183,7 @@ fn authorize(shared: &Shared, caller: &Caller, node: &Node) -> Result<Viewer, En
         namespace: node.namespace.as_str().into(),
         workload: name::workload(&node.cluster, &node.namespace, &node.pod).into(),
         account: peer.id.service_account().into(),
+        router: node.role == Role::Router,
     })
 }
 

@@ -290,6 +290,7 @@ fn frontend_pod() -> Object {
             service_account: "frontend".into(),
             labels: [("security.istio.io/tlsMode".into(), "istio".into())].into(),
             workload: "frontend".into(),
+            topology: None,
         }),
         ..Default::default()
     })

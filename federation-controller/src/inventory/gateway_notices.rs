@@ -10,12 +10,14 @@ use crate::objects::{Gateway, Key, Kind, Record as _, VirtualService};
 const HOSTS: usize = 3;
 
 impl Inventory {
-    /// Returns the notices about the Gateways of a cluster that are refused, and those that no gateway listens by.
+    /// Returns the notices about the Gateways of a cluster that are refused, those that no gateway listens by, and those with
+    /// certificates that are not usable.
     pub(super) fn gateway_notices<'a>(
         &'a self,
         cluster: &'a ClusterInventory,
     ) -> impl Iterator<Item = RuleNotice> + use<'a> {
-        cluster.gateways().values().filter_map(refused).chain(self.unheard_gateways(cluster))
+        let certificates = if cluster.info.own { self.credential_notices() } else { BTreeSet::new() };
+        cluster.gateways().values().filter_map(refused).chain(self.unheard_gateways(cluster)).chain(certificates)
     }
 
     /// Returns the notices about the Gateways of a cluster that no gateway listens by.

@@ -61,6 +61,7 @@ fn pod(entry: &WorkloadEntry) -> Option<Pod> {
         service_account: spec.service_account.as_str().into(),
         labels: fields::labels(Some(labels)),
         workload,
+        topology: None,
     };
     Some(Pod { name: pod_key(&entry.key()).name, template: Arc::new(template), ..Pod::default() })
 }

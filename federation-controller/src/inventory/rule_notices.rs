@@ -42,7 +42,7 @@ pub struct RuleState {
 const MAX_PROBLEMS: usize = 20;
 
 /// The codes of problems for which a part of a rule fails or has no effect.
-const ERRORS: [&str; 2] = ["IST0101", "IST0109"];
+const ERRORS: [&str; 3] = ["IST0101", "IST0109", "IST0161"];
 
 impl Inventory {
     /// Replaces the notices that were found when a group was compiled.
@@ -64,7 +64,9 @@ impl Inventory {
         let routes = || self.primary().into_iter().flat_map(|own| own.virtual_services().values());
         let gateways = || self.primary().into_iter().flat_map(|own| own.gateways().values());
         let unheard = self.primary().into_iter().flat_map(|own| self.unheard_gateways(own));
-        for of in self.binding_notices().chain(unheard).chain(self.rule_notices().cloned()) {
+        for of in
+            self.binding_notices().chain(unheard).chain(self.credential_notices()).chain(self.rule_notices().cloned())
+        {
             let problem = RuleProblem { error: ERRORS.contains(&&*of.code), code: of.code, text: of.text.into() };
             notices.entry((of.kind, of.object)).or_default().insert(problem);
         }

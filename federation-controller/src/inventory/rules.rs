@@ -165,7 +165,7 @@ impl Rules {
 
     /// Returns whether there are none.
     pub(super) fn is_empty(&self) -> bool {
-        let istio = self.routes.is_empty() && self.policies.is_empty();
+        let istio = self.routes.is_empty() && self.policies.is_empty() && self.destinations.is_empty();
         istio && self.splits.is_empty() && self.profiles.is_empty()
     }
 }

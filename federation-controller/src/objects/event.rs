@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use api::compatibility::KindWithoutEffect;
-use api::mesh::{ExternalAuthorization, PathNormalization, ProxySettings};
+use api::mesh::{ExternalAuthorization, GatewayTopology, PathNormalization, ProxySettings};
 use api::networking::DestinationRuleSpec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use wire::name::Role;
 
-use super::{Key, KeySource, Kind, Object, Text};
+use super::{Key, KeySource, Kind, Object, SecretRead, Text};
 
 /// A change.
 #[derive(Debug)]
@@ -104,6 +104,15 @@ pub enum Event {
         source: KeySource,
         /// The key set as JSON, or why there is none.
         fetched: Result<Text, Text>,
+    },
+    /// A Secret of the servers of gateways was read.
+    Credential {
+        /// The cluster.
+        cluster: Text,
+        /// The Secret.
+        secret: Key,
+        /// What was read.
+        read: SecretRead,
     },
     /// A proxy opened a stream.
     ProxyConnected {
@@ -220,6 +229,9 @@ pub struct Mesh {
     /// `defaultConfig`: the settings of injected proxies.
     #[serde(default)]
     pub proxy_settings: Arc<ProxySettings>,
+    /// `defaultConfig.gatewayTopology`: the proxies in front of gateways.
+    #[serde(default)]
+    pub gateway_topology: GatewayTopology,
 }
 
 impl Default for Mesh {
@@ -243,6 +255,7 @@ impl Default for Mesh {
             trust_domain_aliases: Vec::new(),
             external_authorizations: Vec::new(),
             proxy_settings: Arc::default(),
+            gateway_topology: GatewayTopology::default(),
         }
     }
 }

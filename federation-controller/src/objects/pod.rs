@@ -1,8 +1,10 @@
 //! `v1` Pod that is neither Failed nor Succeeded.
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use api::mesh::{GatewayTopology, PROXY_CONFIG_ANNOTATION};
 use k8s_openapi::api::core::v1 as core;
 use kube::core::ObjectMeta;
 use serde::{Deserialize, Serialize};
@@ -35,6 +37,9 @@ pub struct Template {
     pub labels: Labels,
     /// The workload: the Deployment of a ReplicaSet, else the owner, else the pod's own name.
     pub workload: Text,
+    /// Annotation `proxy.istio.io/config`: what a gateway knows of the proxies in front of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology: Option<GatewayTopology>,
 }
 
 impl Deref for Pod {
@@ -107,6 +112,7 @@ impl Record for Pod {
                 namespace: fields::namespace(&metadata)?,
                 service_account: account.into(),
                 workload: workload(&metadata),
+                topology: metadata.annotations.as_ref().and_then(topology),
                 labels: fields::labels(metadata.labels),
             }),
         })
@@ -121,7 +127,7 @@ impl Record for Pod {
     }
 
     fn size(&self) -> usize {
-        let Template { namespace, service_account, labels, workload } = &*self.template;
+        let Template { namespace, service_account, labels, workload, .. } = &*self.template;
         let texts = [&self.name, &self.node, namespace, service_account, workload];
         size_of::<Self>()
             + size_of::<Template>()
@@ -134,6 +140,11 @@ impl Record for Pod {
         strings.text(&mut self.node);
         strings.template(&mut self.template);
     }
+}
+
+/// Returns what a pod's annotation says of the proxies in front of it.
+fn topology(annotations: &BTreeMap<String, String>) -> Option<GatewayTopology> {
+    GatewayTopology::of_annotation(annotations.get(PROXY_CONFIG_ANNOTATION)?)
 }
 
 /// Returns the workload of a pod. The ReplicaSet of a Deployment has a name that ends in the pod template's hash, so
@@ -173,7 +184,12 @@ mod tests {
         let running = extract(pod("Running", false)).unwrap();
         assert_eq!((&*running.workload, &*running.service_account), ("reviews-v1", "default"));
         assert!(running.terminating);
-        assert_eq!(extract(pod("Running", true)), Some(running));
+        assert_eq!(extract(pod("Running", true)).as_ref(), Some(&running));
+        assert_eq!(running.topology, None);
+        let mut annotated = pod("Running", false);
+        annotated["metadata"]["annotations"] =
+            serde_json::json!({PROXY_CONFIG_ANNOTATION: "gatewayTopology: {numTrustedProxies: 2}"});
+        assert_eq!(extract(annotated).unwrap().topology.unwrap().trusted_proxies, Some(2));
         assert_eq!(extract(pod("Failed", false)), None);
         assert_eq!(extract(pod("Succeeded", false)), None);
     }

@@ -223,6 +223,7 @@ fn pod(service: &str, ip: u8) -> Pod {
             service_account: service.into(),
             labels: labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
             workload: service.into(),
+            topology: None,
         }),
         terminating: false,
     }

@@ -11,7 +11,13 @@ fn resource(name: &str, body: &'static [u8], keys: &[&str], audience: Audience) 
 }
 
 fn viewer(cluster: &str, workload: &str) -> Viewer {
-    Viewer { cluster: cluster.into(), namespace: "default".into(), workload: workload.into(), account: "a".into() }
+    Viewer {
+        cluster: cluster.into(),
+        namespace: "default".into(),
+        workload: workload.into(),
+        account: "a".into(),
+        router: false,
+    }
 }
 
 fn group(name: &str) -> Group {

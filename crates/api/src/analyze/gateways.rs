@@ -1,6 +1,6 @@
 //! Gateways: the pods that they select, and the hosts that they share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::message::Report;
 use super::object::{Object, texts};
@@ -8,6 +8,9 @@ use super::virtual_services::overlap;
 use super::world::{Parsed, World};
 use crate::networking::Gateway;
 use crate::networking::problem::Severity;
+
+/// The number of namespaces that a message names.
+const SHOWN: usize = 3;
 
 pub(super) fn check(object: &Object, world: &World<'_>, report: &mut Report) {
     let selector = texts(&object.value["spec"]["selector"]);
@@ -18,6 +21,29 @@ pub(super) fn check(object: &Object, world: &World<'_>, report: &mut Report) {
     }
     if !selector.is_empty() {
         ports(object, &selector, world, report);
+        credentials(object, &selector, world, report);
+    }
+}
+
+/// Reports Secrets of servers that no namespace of the Gateway's pods has. Left out if no Secret is known.
+fn credentials(object: &Object, selector: &BTreeMap<String, String>, world: &World<'_>, report: &mut Report) {
+    let Some(secrets) = &world.secrets else { return };
+    let Some(gateway) = world.gateways.get(&(&*object.namespace, object.name())) else { return };
+    let namespaces: BTreeSet<&str> = world.pods_with(selector).into_iter().map(|(namespace, _)| namespace).collect();
+    if namespaces.is_empty() {
+        return;
+    }
+    for (index, server) in gateway.of.spec.servers.iter().enumerate() {
+        let Some(tls) = server.tls_of_port() else { continue };
+        for name in tls.credentials().chain(tls.ca_credential()) {
+            if !namespaces.iter().any(|namespace| secrets.contains(&(*namespace, name))) {
+                let within = namespaces.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+                let text = format!(
+                    "the Secret {name:?} is not found in the namespace of the gateway ({within}); create it there"
+                );
+                report.add(object, "IST0101", Severity::Error, &format!("spec.servers[{index}].tls"), text);
+            }
+        }
     }
 }
 
@@ -38,6 +64,34 @@ fn ports(object: &Object, selector: &BTreeMap<String, String>, world: &World<'_>
                 "no Service that selects the pods of this Gateway has port {number} or the targetPort {number}; add it to the Service, or correct the number"
             );
             report.add(object, "IST0162", Severity::Warning, &format!("spec.servers[{index}].port"), text);
+        }
+    }
+}
+
+/// Reports Gateways of the same pods with the same certificate: a client that uses its connection to one for a host of the
+/// other gets no route.
+pub(super) fn certificates(world: &World<'_>, report: &mut Report) {
+    let mut by_certificate: BTreeMap<(&BTreeMap<String, String>, &str), Vec<(&Object, usize)>> = BTreeMap::new();
+    for gateway in world.gateways.values() {
+        let spec = &gateway.of.spec;
+        for (index, server) in spec.servers.iter().enumerate() {
+            let Some(tls) = server.tls_of_port().filter(|tls| tls.has_certificate()) else { continue };
+            let file = Some(tls.files().0).filter(|path| !path.is_empty());
+            for name in tls.credentials().chain(file) {
+                by_certificate.entry((&spec.selector, name)).or_default().push((gateway.object, index));
+            }
+        }
+    }
+    for ((_, name), uses) in by_certificate {
+        let Some((first, _)) = uses.first() else { continue };
+        let Some((second, _)) = uses.iter().find(|(object, _)| !std::ptr::eq(*object, *first)) else { continue };
+        for (object, index) in &uses {
+            let other = if std::ptr::eq(*object, *first) { second } else { first };
+            let text = format!(
+                "the Gateway {} has the certificate {name:?} for the same pods, so that clients may use one connection for hosts of both; put them into one server",
+                other.full_name()
+            );
+            report.add(object, "IST0138", Severity::Warning, &format!("spec.servers[{index}].tls"), text);
         }
     }
 }

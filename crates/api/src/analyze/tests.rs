@@ -168,3 +168,36 @@ fn services_of_other_clusters_do_not_conflict() {
     assert_eq!(codes_of(&both("west")), [("west Deployment shop/a".to_owned(), "IST0137")]);
     assert!(codes_of(&both("east")).is_empty());
 }
+
+#[test]
+fn the_secret_of_a_gateway_is_looked_for_where_its_pods_are() {
+    let found = |secret: &str| -> Vec<String> {
+        let text = format!(
+            "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: public}}
+spec:
+  selector: {{app: gw}}
+  servers:
+    - port: {{number: 443, name: https, protocol: HTTPS}}
+      hosts: ['*']
+      tls: {{mode: SIMPLE, credentialName: cert}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: gw-1, namespace: ingress, labels: {{app: gw}}}}
+spec: {{containers: []}}
+{secret}"
+        );
+        let about = messages(&text).into_iter().filter(|message| message.message.contains("Secret"));
+        about.map(|message| format!("{} {}", message.code, message.message)).collect()
+    };
+    let of = |namespace: &str| {
+        format!("---\napiVersion: v1\nkind: Secret\nmetadata: {{name: cert, namespace: {namespace}}}\n")
+    };
+    assert_eq!(found(""), [""; 0], "nothing is known of Secrets");
+    assert_eq!(found(&of("ingress")), [""; 0]);
+    let missing = found(&of("shop"));
+    assert!(missing[0].starts_with("IST0101 ") && missing[0].contains("gateway (ingress)"), "{missing:?}");
+}

@@ -45,6 +45,8 @@ pub(super) struct World<'a> {
     pub(super) destination_rules: Vec<Parsed<'a, DestinationRule>>,
     /// The Gateways, by namespace and name.
     pub(super) gateways: BTreeMap<(&'a str, &'a str), Parsed<'a, Gateway>>,
+    /// The Secrets by namespace and name, if any is known.
+    pub(super) secrets: Option<BTreeSet<(&'a str, &'a str)>>,
     /// The names of VirtualServices, by namespace and name.
     names: BTreeSet<(&'a str, &'a str)>,
     /// The subsets of each host, and those of wildcards.
@@ -73,6 +75,7 @@ impl<'a> World<'a> {
             virtual_services: Vec::new(),
             destination_rules: Vec::new(),
             gateways: BTreeMap::new(),
+            secrets: None,
             names: BTreeSet::new(),
             subsets: HashMap::new(),
             wildcard_subsets: BTreeMap::new(),
@@ -128,6 +131,7 @@ impl<'a> World<'a> {
             (smi::SPLIT_GROUP, "TrafficSplit") => self.service_rules.add_split(object),
             (smi::SPECS_GROUP, "HTTPRouteGroup") => self.service_rules.add_group(object),
             (linkerd::GROUP, "ServiceProfile") => self.service_rules.add_profile(object),
+            ("", "Secret") => drop(self.secrets.get_or_insert_default().insert((namespace, object.name()))),
             ("", "Namespace") => self.namespaces.add(object),
             ("", "Service") => {
                 self.services.add(object);

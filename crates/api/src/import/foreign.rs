@@ -42,11 +42,7 @@ const KINDS: &[(&str, &str, &str)] = &[
     ("specs.smi-spec.io", "TCPRoute", "write the port into an AuthorizationPolicy or a VirtualService"),
     ("specs.smi-spec.io", "UDPRoute", "the mesh does not carry UDP"),
     ("metrics.smi-spec.io", "", "read Istio's metrics from the proxies"),
-    (
-        "gateway.networking.k8s.io",
-        "",
-        "write a VirtualService (networking.istio.io) for routes in the mesh; there are no ingress gateways",
-    ),
+    ("gateway.networking.k8s.io", "", "write a Gateway and a VirtualService (networking.istio.io)"),
     ("rbac.istio.io", "", "Istio has dropped it; write an AuthorizationPolicy"),
     ("authentication.istio.io", "", "Istio has dropped it; write a PeerAuthentication and a RequestAuthentication"),
     ("config.istio.io", "", "Istio has dropped it; write an AuthorizationPolicy, and read the standard metrics"),

@@ -119,7 +119,11 @@ impl Host<'_> {
             Some(ports)
                 if port == 0 && self.needs_port(place, ports) && !own.keys().any(|own| ports.contains_key(own)) =>
             {
-                Some(format!("{to} has no port of {hostname}, so that requests to it fail: name a port of {to}"))
+                let of = match self.proxies {
+                    RoutedProxies::Sidecars => hostname.to_string(),
+                    RoutedProxies::Routers { gateway, port } => format!("Gateway {gateway} ({port})"),
+                };
+                Some(format!("{to} has no port of {of}, so that requests to it fail: name a port of {to}"))
             }
             Some(_) if !of.subset.is_empty() && !self.has_subset(&to, &of.subset) => {
                 Some(format!("no DestinationRule for {to} has subset {}: requests to it fail", of.subset))

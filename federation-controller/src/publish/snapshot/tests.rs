@@ -48,6 +48,7 @@ fn objects() -> Vec<Object> {
         service_account: "reviews".into(),
         labels: labels(&[("app", "reviews"), ("version", "v1")]),
         workload: "reviews-v1".into(),
+        topology: None,
     };
     vec![
         Namespace { name: "istio-system".into(), network: Some("net-east".into()) }.into(),
