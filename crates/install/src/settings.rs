@@ -1,12 +1,13 @@
 //! The parameters of an installation.
 
+mod gateway;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+pub use gateway::{Gateway, GatewayKind, GatewayPort};
 use ipnet::IpNet;
 use serde_json::{Map, Value};
-
-use crate::gateways::Gateway;
 
 /// The parameters of what one cluster of the mesh gets.
 #[derive(Clone)]
