@@ -176,8 +176,9 @@ impl Reader {
 
     async fn note(&mut self, trouble: Trouble) {
         let (cluster, namespace) = (&self.cluster, &self.namespace);
-        let Trouble::Refused(why) = trouble else {
-            return tracing::debug!(%cluster, %namespace, %trouble, "the watch of Secrets was interrupted");
+        let why = match trouble {
+            Trouble::Refused(why) => why,
+            trouble => return tracing::debug!(%cluster, %namespace, %trouble, "the watch of Secrets was interrupted"),
         };
         if std::mem::replace(&mut self.denied, true) {
             return;
