@@ -57,8 +57,10 @@ struct Patterns(HashMap<Box<str>, HostSet>);
 struct HostSet {
     all: bool,
     exact: HashSet<Box<str>>,
-    /// What follows the `*`.
+    /// What follows the `*`, from a dot on.
     suffixes: HashSet<Box<str>>,
+    /// What follows a `*` within a label.
+    endings: Vec<Box<str>>,
 }
 
 impl Scope {
@@ -146,7 +148,8 @@ impl HostSet {
     fn add(&mut self, host: &str) {
         match host.strip_prefix('*') {
             Some("") => self.all = true,
-            Some(suffix) => drop(self.suffixes.insert(suffix.into())),
+            Some(suffix) if suffix.starts_with('.') => drop(self.suffixes.insert(suffix.into())),
+            Some(ending) => self.endings.push(ending.into()),
             None => drop(self.exact.insert(host.into())),
         }
     }
@@ -154,7 +157,10 @@ impl HostSet {
     /// Returns whether a hostname, which may be a wildcard itself, is one of these.
     fn matches(&self, hostname: &str) -> bool {
         let suffix = |at: usize| self.suffixes.contains(&hostname[at..]);
-        self.all || self.exact.contains(hostname) || hostname.match_indices('.').any(|(at, _)| suffix(at))
+        self.all
+            || self.exact.contains(hostname)
+            || hostname.match_indices('.').any(|(at, _)| suffix(at))
+            || self.endings.iter().any(|ending| hostname.ends_with(&**ending))
     }
 }
 
@@ -189,6 +195,7 @@ mod tests {
                 (".", "*", false),
                 ("bank", "a.bank.svc.cluster.local", false),
                 ("*", "*.example.com", false),
+                ("*", "*-api.example.org", false),
                 ("*", "secret.example.com", true),
                 ("blog", "*", true),
             ],
@@ -203,6 +210,8 @@ mod tests {
             ("deep.api.example.com", "other", true),
             ("example.com", "other", false),
             ("badexample.com", "other", false),
+            ("pay-api.example.org", "other", true),
+            ("api.example.org", "other", false),
             ("secret.example.com", "shop", false),
             ("api.example.com", "blog", false),
         ] {

@@ -81,7 +81,8 @@ fn host(text: &str, check: &mut Check) {
         check.error(format!("is {:?}, but must be <namespace>/<name>, such as \"./*\" or \"*/*\"", names::shown(text)));
         return;
     };
-    if !matches!(namespace, "*" | ".") && !names::is_label(namespace) {
+    let name = names::is_label(namespace) && !namespace.bytes().any(|byte| byte.is_ascii_uppercase());
+    if !name && !matches!(namespace, "*" | ".") {
         check.error(format!("has namespace {:?}; write a name, \"*\", \".\" or \"~\"", names::shown(namespace)));
     }
     check.accept(names::wildcard_host(host));
