@@ -28,6 +28,7 @@ pub mod networks;
 mod notices;
 mod pending;
 mod policy_conflicts;
+mod proxy_configs;
 mod relation;
 mod rule_changes;
 mod rule_notices;
@@ -42,6 +43,7 @@ use networks::Networks;
 pub use notices::{NoticedKind, ObjectNotice};
 pub(crate) use notices::{only_by_name, unreachable_gateway};
 use pending::Pending;
+pub use proxy_configs::ProxyLayers;
 use rule_changes::Wildcards;
 pub use rule_notices::{RuleNotice, RuleState};
 
@@ -230,7 +232,8 @@ impl Inventory {
             }
             Event::Mesh(mesh) => {
                 let before = std::mem::replace(&mut self.mesh, mesh);
-                if self.mesh.export_all != before.export_all {
+                if self.mesh.export_all != before.export_all || self.mesh.service_export_to != before.service_export_to
+                {
                     self.change_everything(&Text::default());
                 }
                 let defaults = |of: &Mesh| {
@@ -240,9 +243,6 @@ impl Inventory {
                         of.default_policy.clone(),
                     )
                 };
-                if self.mesh.service_export_to != before.service_export_to {
-                    self.change_all_entries(&Text::default());
-                }
                 if defaults(&self.mesh) != defaults(&before) {
                     self.change_all_rules(before.default_policy.is_some());
                 }

@@ -43,8 +43,8 @@ pub use namespace::Namespace;
 pub use node::Node;
 pub use pod::{Pod, Template};
 pub use rule::{
-    AuthorizationPolicy, DestinationRule, PeerAuthentication, RequestAuthentication, Rule, RuleProblem, RuleSpec,
-    Sidecar, VirtualService,
+    AuthorizationPolicy, DestinationRule, PeerAuthentication, ProxyConfig, RequestAuthentication, Rule, RuleProblem,
+    RuleSpec, Sidecar, VirtualService,
 };
 pub use service::{Service, ServicePort};
 pub use service_entry::{ServiceEntry, WorkloadEntry};
@@ -78,6 +78,7 @@ macro_rules! for_each_kind {
             route_groups: HttpRouteGroup, change_route_group;
             service_profiles: ServiceProfile, change_service_profile;
             sidecars: Sidecar, change_security_policy;
+            proxy_configs: ProxyConfig, change_proxy_config;
             authorization_policies: AuthorizationPolicy, change_security_policy;
             peer_authentications: PeerAuthentication, change_peer_authentication;
             request_authentications: RequestAuthentication, change_security_policy;

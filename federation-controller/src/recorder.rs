@@ -21,8 +21,8 @@ use crate::clusters::Clusters;
 use crate::clusters::trouble::{self, Trouble};
 use crate::inventory::{NoticedKind, ObjectNotice};
 use crate::objects::{
-    AuthorizationPolicy, DestinationRule, Export, Gateway, HttpRouteGroup, Kind, PeerAuthentication, Record,
-    RequestAuthentication, Service, ServiceEntry, ServiceProfile, Sidecar, Text, TrafficSplit, VirtualService,
+    AuthorizationPolicy, DestinationRule, Export, Gateway, HttpRouteGroup, Kind, PeerAuthentication, ProxyConfig,
+    Record, RequestAuthentication, Service, ServiceEntry, ServiceProfile, Sidecar, Text, TrafficSplit, VirtualService,
     WorkloadEntry,
 };
 use crate::pipeline::State;
@@ -135,6 +135,7 @@ async fn write(client: Client, notice: &ObjectNotice) -> Result<(), Trouble> {
         NoticedKind::Watched(Kind::RequestAuthentication) => resource::<RequestAuthentication>(),
         NoticedKind::Watched(Kind::ServiceEntry) => resource::<ServiceEntry>(),
         NoticedKind::Watched(Kind::Sidecar) => resource::<Sidecar>(),
+        NoticedKind::Watched(Kind::ProxyConfig) => resource::<ProxyConfig>(),
         NoticedKind::Watched(Kind::WorkloadEntry) => resource::<WorkloadEntry>(),
         NoticedKind::Annotated | NoticedKind::Watched(_) => resource::<Service>(),
     };

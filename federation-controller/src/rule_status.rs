@@ -28,8 +28,9 @@ use crate::clusters::trouble::{self, Trouble};
 use crate::discovery::Shared;
 use crate::inventory::{Inventory, RuleState};
 use crate::objects::{
-    AuthorizationPolicy, DestinationRule, HttpRouteGroup, Key, Kind, PeerAuthentication, Record, RequestAuthentication,
-    RuleProblem, ServiceEntry, ServiceProfile, Sidecar, TrafficSplit, VirtualService, WorkloadEntry,
+    AuthorizationPolicy, DestinationRule, HttpRouteGroup, Key, Kind, PeerAuthentication, ProxyConfig, Record,
+    RequestAuthentication, RuleProblem, ServiceEntry, ServiceProfile, Sidecar, TrafficSplit, VirtualService,
+    WorkloadEntry,
 };
 
 /// How often the states of rules are looked at.
@@ -154,6 +155,7 @@ async fn write(client: Client, of: &StatusOf) -> Result<(), Trouble> {
         Kind::RequestAuthentication => resource::<RequestAuthentication>(),
         Kind::ServiceEntry => resource::<ServiceEntry>(),
         Kind::Sidecar => resource::<Sidecar>(),
+        Kind::ProxyConfig => resource::<ProxyConfig>(),
         Kind::WorkloadEntry => resource::<WorkloadEntry>(),
         Kind::TrafficSplit => resource::<TrafficSplit>(),
         Kind::HttpRouteGroup => resource::<HttpRouteGroup>(),

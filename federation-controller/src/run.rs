@@ -25,6 +25,7 @@ use crate::inject::webhook;
 use crate::inventory::{Inventory, Settings};
 use crate::keys::{self, Fetcher, FetcherError};
 use crate::metrics::Metrics;
+use crate::objects::Labels;
 use crate::pipeline::{self, State};
 use crate::publish::snapshot;
 use crate::{Options, ca, clusters, gauges, recorder, rule_status};
@@ -133,9 +134,8 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
     };
     let home = HomeCluster { cluster: options.cluster.clone(), network: options.network.clone() };
     let webhooks = connections(webhook_listener, parts.identity.clone(), webhook_clients(&options)?, &registry);
-    let state = shared.state.clone();
-    let denied = move |cluster: &str, kind| state.inventory().denies(cluster, kind);
-    tokio::spawn(webhook::serve(webhooks, injector, home, Arc::new(denied), registry.clone()));
+    let lookups = lookups(&shared.state);
+    tokio::spawn(webhook::serve(webhooks, injector, home, lookups, registry.clone()));
 
     let validity = Validity { default: options.certificate_validity, max: options.max_certificate_validity };
     let (clusters, authorities) = (parts.clusters.clone(), parts.authorities.clone());
@@ -219,6 +219,17 @@ fn webhook_clients(options: &Options) -> Result<Clients, Fatal> {
     let roots = ClientRoots::new(&roots).map_err(|error| failed(error.to_string()))?;
     let names = options.webhook_client_names.as_slice().into();
     Ok(Clients::Known(alpn::WEBHOOK, KnownClients { roots, names }))
+}
+
+/// Returns what the webhooks look up in the inventory.
+fn lookups(state: &Arc<State>) -> webhook::Lookups {
+    let (of_kinds, of_proxies) = (state.clone(), state.clone());
+    webhook::Lookups {
+        denied: Arc::new(move |cluster: &str, kind| of_kinds.inventory().denies(cluster, kind)),
+        layers: Arc::new(move |namespace: &str, labels: &Labels| {
+            of_proxies.inventory().proxy_layers(&namespace.into(), labels)
+        }),
+    }
 }
 
 fn settings(options: &Options) -> Settings {

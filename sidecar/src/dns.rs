@@ -115,3 +115,76 @@ impl Names {
         mesh::demand(&self.subscriber, &self.published.newest().settings, kind, name).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use hickory_proto::op::{self, Message, MessageType, OpCode};
+    use hickory_proto::rr::{Name, RecordType};
+    use proxy::mesh::{MeshStore, ProxyLocation};
+    use tonic::transport::Channel;
+    use wire::delta::{Body, Changed, Update};
+    use wire::discovery as d;
+    use wire::name::{Node, Role};
+
+    use super::*;
+
+    fn push(store: &mut MeshStore, name: &str, body: Body) {
+        let changed = Changed { name: name.into(), aliases: Vec::new(), body };
+        let kind = changed.body.kind();
+        assert!(store.update(Update { kind, changed: vec![changed], removed: Vec::new() }).rejected.is_empty());
+    }
+
+    fn service(name: &str, namespace: &str, last: u8) -> Body {
+        let address = d::VirtualAddress { cluster: String::new(), ip: vec![240, 240, 0, last].into() };
+        Body::Service(d::Service {
+            hostname: format!("{name}.{namespace}.svc.cluster.local"),
+            name: name.into(),
+            namespace: namespace.into(),
+            addresses: vec![address],
+            ..d::Service::default()
+        })
+    }
+
+    fn query(name: &str) -> Query {
+        let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+        message.add_query(op::Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+        Query::read(&message.to_vec().unwrap(), false).ok().unwrap()
+    }
+
+    #[test]
+    fn a_name_that_is_not_in_the_scope_is_left_to_the_clusters_own_server() {
+        let ip: IpAddr = [10, 244, 0, 1].into();
+        let location = ProxyLocation {
+            cluster: "west".into(),
+            network: "net-west".into(),
+            namespace: "shop".into(),
+            pod: "web".into(),
+            ip,
+        };
+        let mut store = MeshStore::new(location, |_| {}).with_routes();
+        let (own, other) = ("cart.shop.svc.cluster.local", "ledger.bank.svc.cluster.local");
+        push(&mut store, own, service("cart", "shop", 1));
+        push(&mut store, other, service("ledger", "bank", 2));
+        let workload = d::Workload {
+            peer_authentication: "mesh".into(),
+            scope: "west/shop/default".into(),
+            ..d::Workload::default()
+        };
+        push(&mut store, "west/shop/web", Body::Workload(workload));
+        let pattern = d::HostPattern { namespace: ".".into(), host: "*".into(), exclude: false };
+        let listener = d::ScopeListener { port: 0, hosts: vec![pattern] };
+        let scope = d::Scope { listeners: vec![listener], ..d::Scope::default() };
+        push(&mut store, "west/shop/default", Body::Scope(scope));
+        let published = store.published();
+        let node =
+            Node { role: Role::Sidecar, ip, pod: "web".into(), namespace: "shop".into(), cluster: "west".into() };
+        let away = || async { Err::<Channel, &str>("away") };
+        let (subscriber, _discovery) = wire::client::discovery(&node, store, away, wire::client::Settings::default());
+        let names = Names::new("west".into(), "net-west".into(), published, subscriber);
+        assert_eq!(names.known(&query(own)), Some(Answer::Addresses(vec![[240, 240, 0, 1].into()])));
+        assert_eq!(names.known(&query(other)), Some(Answer::NotInMesh));
+        assert_eq!(names.known(&query("absent.shop.svc.cluster.local")), None, "the controller knows");
+    }
+}

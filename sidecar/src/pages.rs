@@ -127,6 +127,7 @@ fn config(snapshot: &MeshSnapshot) -> Value {
     json!({
         "meshId": &*snapshot.settings.mesh_id,
         "outboundPolicy": snapshot.outbound_policy().as_str(),
+        "scope": snapshot.scope.as_ref().map(|scope| &*scope.source),
         "connectTimeoutMs": timeouts.direct.as_millis() as u64,
         "gatewayConnectTimeoutMs": timeouts.through_gateway.as_millis() as u64,
         "workload": own.map(|own| json!({
@@ -136,6 +137,7 @@ fn config(snapshot: &MeshSnapshot) -> Value {
                 "number": port.number,
                 "protocol": protocol(port.protocol),
                 "service": &*port.service,
+                "application": port.application.as_ref().map(ToString::to_string),
             })).collect::<Vec<_>>(),
         })),
         "authentication": snapshot.authentication.as_ref().map(|found| match found.mode {

@@ -24,6 +24,7 @@ mod readme;
 mod restart;
 mod routes;
 mod service_entries;
+mod sidecars;
 mod slow_network;
 mod support;
 mod tokens;

@@ -6,11 +6,11 @@ use crate::support::{Lab, Outcome, User, eventually, kubectl_is_installed};
 
 const SOON: Duration = Duration::from_secs(20);
 
-const SCOPE: &str = "
-apiVersion: networking.istio.io/v1beta1
-kind: Sidecar
+const TELEMETRY: &str = "
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
 metadata: {name: scope}
-spec: {egress: [{hosts: ['./*']}]}
+spec: {accessLogging: [{disabled: true}]}
 ";
 const RULE: &str = "
 apiVersion: networking.istio.io/v1beta1
@@ -56,10 +56,10 @@ fn the_author_of_an_object_without_effect_is_told() {
     kubectl_is_installed();
     let lab = Lab::up("primary-remote.yaml", User::Own);
     for cluster in ["west", "east"] {
-        let applied = apply(&lab, cluster, SCOPE);
+        let applied = apply(&lab, cluster, TELEMETRY);
         assert_eq!(applied.code, Some(0), "{applied:?}");
-        has(&applied.stdout, &["sidecar.networking.istio.io/scope created"]);
-        has(&applied.stderr, &["Warning: Sidecar default/scope has no effect: "]);
+        has(&applied.stdout, &["telemetry.telemetry.istio.io/scope created"]);
+        has(&applied.stderr, &["Warning: Telemetry default/scope has no effect: "]);
     }
     let rule = apply(&lab, "west", RULE);
     has(
@@ -89,30 +89,30 @@ fn the_author_of_an_object_without_effect_is_told() {
         &filter.stderr,
         &["Warning: EnvoyFilter default/headers has no effect: no proxy is Envoy; use a VirtualService"],
     );
-    let refused = apply(&lab, "west", &SCOPE.replace("hosts", "host"));
+    let refused = apply(&lab, "west", &TELEMETRY.replace("disabled", "disable"));
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    has(&refused.stderr, &["unknown field \"spec.egress[0].host\""]);
+    has(&refused.stderr, &["unknown field \"spec.accessLogging[0].disable\""]);
 
     let events = || lab.kubectl("west", &["get", "events", "--field-selector=involvedObject.name=scope"]).stdout;
     let event = eventually(SOON, || {
         let events = events();
         if events.contains("NoEffect") { Ok(events) } else { Err(events) }
     });
-    has(&event.expect("an Event"), &["Warning", "sidecar/scope", "has no effect"]);
+    has(&event.expect("an Event"), &["Warning", "telemetry/scope", "has no effect"]);
     let status = || lab.isthmus(&["status"]).ok();
     has(
         &status(),
         &[
-            "Sidecar has no effect: proxies subscribe to the services that they use",
+            "Telemetry has no effect: proxies report the standard metrics",
             "(default/scope)",
             "EnvoyFilter has no effect",
         ],
     );
 
-    lab.kubectl("west", &["delete", "sidecars.networking.istio.io", "scope"]).ok();
+    lab.kubectl("west", &["delete", "telemetries.telemetry.istio.io", "scope"]).ok();
     let gone = eventually(SOON, || {
         let status = status();
-        if status.contains("Sidecar has no effect") { Err(status) } else { Ok(()) }
+        if status.contains("Telemetry has no effect") { Err(status) } else { Ok(()) }
     });
     gone.expect("the status no longer lists the object");
     lab.down();

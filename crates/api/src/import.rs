@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::analyze::{Object, Origin};
 use crate::compatibility::{self, GROUPS};
-use crate::mesh::MeshConfig;
+use crate::mesh::{self, MeshConfig};
 use crate::networking::{self, VirtualService};
 use crate::{linkerd, security, smi};
 
@@ -60,11 +60,7 @@ pub fn judge(object: &Object) -> Option<Judgement> {
         return Some(whole(Verdict::CannotWork, instead.to_owned()));
     }
     if let Some(known) = compatibility::kinds::find(group, kind) {
-        let mut judgement = whole(Verdict::CannotWork, known.instead.to_owned());
-        if kind == "IstioOperator" {
-            judgement.notes.extend(of_settings(&object.value["spec"]["meshConfig"].to_string(), "spec.meshConfig").1);
-        }
-        return Some(judgement.of(object));
+        return Some(whole(Verdict::CannotWork, known.instead.to_owned()).of(object));
     }
     if is_settings(object) {
         let text = object.value["data"]["mesh"].as_str().unwrap_or_default();
@@ -92,6 +88,7 @@ fn of_configuration(object: &Object) -> Judgement {
     problems.extend(security::validate(group, kind, value));
     problems.extend(smi::validate(group, kind, value));
     problems.extend(linkerd::validate(group, kind, value));
+    problems.extend(mesh::validate(group, kind, value));
     let note = |problem: &networking::Problem| Note {
         field: problem.field.clone(),
         line: None,

@@ -1,8 +1,10 @@
 //! Configuration that users write: resource types, defaults and validation. No IO.
 //!
-//! - [`mesh`]: mesh-wide settings, key `mesh` of ConfigMap `istio`.
+//! - [`mesh`]: mesh-wide settings, key `mesh` of ConfigMap `istio` or of an IstioOperator, and the settings of injected
+//!   proxies.
 //! - [`gateway`]: Istio's Gateway, as far as it exports services to other networks.
-//! - [`networking`]: Istio's VirtualService and DestinationRule: what they say, and what is wrong with them.
+//! - [`networking`]: Istio's VirtualService, DestinationRule, ServiceEntry, Sidecar and ProxyConfig: what they say, and
+//!   what is wrong with them.
 //! - [`security`]: Istio's AuthorizationPolicy, PeerAuthentication and RequestAuthentication, in the same way.
 //! - [`smi`]: SMI's TrafficSplit and HTTPRouteGroup, and [`linkerd`]: Linkerd's ServiceProfile and annotations of Services.
 //! - [`analyze`]: what is wrong in and between objects, for `isthmus analyze`.
@@ -29,6 +31,7 @@ pub mod linkerd;
 pub mod mesh;
 pub mod names;
 pub mod networking;
+mod proxy_settings;
 pub mod quantity;
 pub mod reader;
 pub mod remote_secret;

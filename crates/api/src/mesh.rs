@@ -8,10 +8,14 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::Warning;
+use crate::networking::problem::Problem;
 use crate::networking::traffic_policy::TrafficPolicy;
+pub use crate::proxy_settings::ProxySettings;
 
 mod fields;
+pub mod operator;
 mod providers;
+mod proxy_settings;
 
 use fields::{AT_LEAST_1MS, SettingFields, ZERO_OR_AT_LEAST_1MS, kind};
 pub use providers::{CheckedBody, ExternalAuthorization, HttpCheck};
@@ -39,7 +43,7 @@ pub struct MeshConfig {
     pub locality_load_balancing: bool,
     /// `federation.exportAll`: all services are exported.
     pub export_all: bool,
-    /// `defaultServiceExportTo`, of ServiceEntries; empty: all namespaces.
+    /// `defaultServiceExportTo`, of Services and ServiceEntries; empty: all namespaces.
     pub service_export_to: Vec<String>,
     /// `defaultVirtualServiceExportTo`; empty: all namespaces.
     pub virtual_service_export_to: Vec<String>,
@@ -53,6 +57,8 @@ pub struct MeshConfig {
     pub trust_domain_aliases: Vec<String>,
     /// `extensionProviders`: the servers that policies of action CUSTOM ask.
     pub external_authorizations: Vec<ExternalAuthorization>,
+    /// `defaultConfig`: the settings of injected proxies.
+    pub proxy_settings: ProxySettings,
 }
 
 /// The form to which proxies bring the paths of requests.
@@ -89,6 +95,7 @@ impl Default for MeshConfig {
             path_normalization: PathNormalization::default(),
             trust_domain_aliases: Vec::new(),
             external_authorizations: Vec::new(),
+            proxy_settings: ProxySettings::default(),
         }
     }
 }
@@ -166,6 +173,14 @@ impl MeshConfig {
         } else {
             crate::yaml::from_str(text).map_err(MeshConfigError::Yaml)?
         };
+        Self::of_value(value)
+    }
+
+    /// Reads the settings, as [`MeshConfig::parse`] does.
+    ///
+    /// # Errors
+    /// Returns an error that names the field if a value is invalid.
+    pub fn of_value(value: Value) -> Result<(Self, Vec<Warning>), MeshConfigError> {
         let mut top = match value {
             Value::Object(map) => SettingFields { path: String::new(), map },
             Value::Null => SettingFields { path: String::new(), map: Map::new() },
@@ -184,8 +199,12 @@ impl MeshConfig {
             config.protocol_detection_timeout = timeout;
         }
         let mut outbound = top.inner("outboundTrafficPolicy")?;
-        let modes = ["ALLOW_ANY", "REGISTRY_ONLY"];
-        config.registry_only = outbound.word("mode", &modes, "ALLOW_ANY or REGISTRY_ONLY")? == Some("REGISTRY_ONLY");
+        let modes = ["ALLOW_ANY", "REGISTRY_ONLY", "ALLOW_ANY_DYNAMIC_DNS"];
+        let mode = outbound.word("mode", &modes, "ALLOW_ANY or REGISTRY_ONLY")?;
+        config.registry_only = mode == Some("REGISTRY_ONLY");
+        if mode == Some("ALLOW_ANY_DYNAMIC_DNS") {
+            warnings.push(Warning::new("outboundTrafficPolicy.mode", "has the effect of ALLOW_ANY"));
+        }
         let mut locality = top.inner("localityLbSetting")?;
         if let Some(enabled) = locality.boolean("enabled")? {
             config.locality_load_balancing = enabled;
@@ -213,8 +232,11 @@ impl MeshConfig {
         config.default_policy = top.policy("defaultTrafficPolicy", &mut warnings)?;
         config.external_authorizations = top.external_authorizations("extensionProviders", &mut warnings)?;
 
-        if top.map.get("enableAutoMtls") == Some(&Value::Bool(true)) {
-            top.map.remove("enableAutoMtls");
+        // What is so in any case. Users write the first name as well, which Istio ignores.
+        for name in ["enableAutoMTLS", "enableAutoMtls"] {
+            if top.map.get(name) == Some(&Value::Bool(true)) {
+                top.map.remove(name);
+            }
         }
         for name in top.map.keys() {
             let message = if ISTIO_SETTINGS.contains(&name.as_str()) {
@@ -224,7 +246,10 @@ impl MeshConfig {
             };
             warnings.push(Warning::new(name.clone(), message));
         }
-        for inner in [outbound, locality, defaults, federation, paths] {
+        let (proxy_settings, of_proxies) = ProxySettings::of_fields(defaults)?;
+        config.proxy_settings = proxy_settings;
+        warnings.extend(of_proxies);
+        for inner in [outbound, locality, federation, paths] {
             warnings.extend(
                 inner.map.keys().map(|name| {
                     Warning::new(format!("{}{name}", inner.path), "has no effect in Isthmus; it is ignored")
@@ -232,6 +257,17 @@ impl MeshConfig {
             );
         }
         Ok((config, warnings))
+    }
+}
+
+/// Returns what of an object has no effect, if it is one with mesh-wide settings.
+pub fn validate(group: &str, kind: &str, object: &Value) -> Vec<Problem> {
+    match (group, kind) {
+        ("install.istio.io", "IstioOperator") => {
+            let warnings = operator::warnings(&object["spec"]).into_iter();
+            warnings.map(|warning| Problem::warning(warning.field, warning.message)).collect()
+        }
+        _ => Vec::new(),
     }
 }
 

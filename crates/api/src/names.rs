@@ -11,6 +11,8 @@ pub const CLUSTER_ANNOTATION: &str = "networking.istio.io/cluster";
 pub const NETWORK_LABEL: &str = "topology.istio.io/network";
 /// Annotation of a gateway Service with node ports: the labels, as a JSON map, of the nodes at whose addresses it is reached.
 pub const NODE_SELECTOR_ANNOTATION: &str = "traffic.istio.io/nodeSelector";
+/// Annotation of a Service: the namespaces whose clients see it, with commas between them.
+pub const EXPORT_TO_ANNOTATION: &str = "networking.istio.io/exportTo";
 /// Label with the cluster of a pod.
 pub const CLUSTER_LABEL: &str = "topology.istio.io/cluster";
 /// Label with value `istio` on pods whose proxy accepts the mesh's mutual TLS.

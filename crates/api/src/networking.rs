@@ -1,10 +1,10 @@
-//! Istio's routing (`networking.istio.io`): [`VirtualService`], [`DestinationRule`], [`ServiceEntry`], [`WorkloadEntry`] and
-//! [`Sidecar`].
+//! Istio's routing (`networking.istio.io`): [`VirtualService`], [`DestinationRule`], [`ServiceEntry`],
+//! [`WorkloadEntry`] and [`Sidecar`].
 //!
 //! - [`virtual_service`], [`http_route`], [`http_match`]: which requests and connections go where.
 //! - [`destination_rule`], [`traffic_policy`], [`load_balancer`]: subsets of a host, and the policies of connections to it.
 //! - [`service_entry`]: services and workloads outside of Kubernetes.
-//! - [`sidecar`]: what of the mesh a workload's proxy sees.
+//! - [`sidecar`]: what of the mesh a workload's proxy sees. [`proxy_config`]: settings of injected proxies.
 //! - [`problem`]: what is wrong with an object, which `validate` returns.
 //! - [`re2`]: regular expressions as both have them.
 //!
@@ -18,6 +18,7 @@ pub mod http_route;
 pub(crate) mod json;
 pub mod load_balancer;
 pub mod problem;
+pub mod proxy_config;
 pub mod re2;
 pub mod service_entry;
 pub mod sidecar;
@@ -29,6 +30,7 @@ pub mod virtual_service;
 
 pub use destination_rule::{DestinationRule, DestinationRuleSpec};
 pub use problem::{Problem, Severity};
+pub use proxy_config::{ProxyConfig, ProxyConfigSpec};
 pub use service_entry::{ServiceEntry, ServiceEntrySpec, WorkloadEntry, WorkloadEntrySpec};
 pub use sidecar::{Sidecar, SidecarSpec};
 pub use virtual_service::{VirtualService, VirtualServiceSpec};
@@ -56,6 +58,7 @@ pub fn validate(group: &str, kind: &str, object: &Value) -> Vec<Problem> {
         (GROUP, "DestinationRule") => DestinationRule::from_value(object).validate(),
         (GROUP, "ServiceEntry") => ServiceEntry::from_value(object).validate(),
         (GROUP, "WorkloadEntry") => WorkloadEntry::from_value(object).validate(),
+        (GROUP, "ProxyConfig") => ProxyConfig::from_value(object).validate(),
         (GROUP, "Sidecar") => Sidecar::from_value(object).validate(),
         _ => Vec::new(),
     }

@@ -38,11 +38,13 @@ enum ImportFormat {
     Json,
 }
 
-/// Kinds of other meshes, which clusters are asked for beside Istio's.
+/// Kinds that an analysis does not read, also of other meshes.
 const FOREIGN: &[ReadKind] = &[
     ReadKind::of("", "v1", "ConfigMap", "configmaps"),
     ReadKind::of("networking.istio.io", "v1", "WorkloadEntry", "workloadentries"),
+    ReadKind::of("networking.istio.io", "v1", "Sidecar", "sidecars"),
     ReadKind::of("networking.istio.io", "v1beta1", "ProxyConfig", "proxyconfigs"),
+    ReadKind::of("install.istio.io", "v1alpha1", "IstioOperator", "istiooperators"),
     ReadKind::of("multicluster.x-k8s.io", "v1alpha1", "ServiceExport", "serviceexports"),
     ReadKind::of("policy.linkerd.io", "v1beta3", "Server", "servers"),
     ReadKind::of("policy.linkerd.io", "v1beta1", "ServerAuthorization", "serverauthorizations"),

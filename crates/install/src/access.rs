@@ -40,6 +40,7 @@ const REPORTING: [RbacRule; 5] = [
             "serviceentries/status",
             "workloadentries/status",
             "sidecars/status",
+            "proxyconfigs/status",
         ],
     ),
     status("split.smi-spec.io", &["trafficsplits/status"]),

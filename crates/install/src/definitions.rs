@@ -50,6 +50,15 @@ const DEFINITIONS: &[ResourceDefinition] = &[
     security("AuthorizationPolicy", "authorizationpolicies", &["ap"], security::authorization_policy),
     security("RequestAuthentication", "requestauthentications", &["ra"], security::request_authentication),
     ResourceDefinition {
+        group: "networking.istio.io",
+        versions: &["v1beta1"],
+        kind: "ProxyConfig",
+        plural: "proxyconfigs",
+        short: &[],
+        spec: sidecar::proxy_config,
+        beside: None,
+    },
+    ResourceDefinition {
         group: "telemetry.istio.io",
         versions: &["v1alpha1", "v1"],
         kind: "Telemetry",

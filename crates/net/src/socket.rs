@@ -207,8 +207,8 @@ pub async fn connect_to_application(address: SocketAddr, mark: Option<u32>) -> i
 
 /// Connects to a Unix socket of the application. The first byte of the path of an abstract socket is `@`.
 ///
-/// The stream has the type of TCP streams, which the data path is made of: reading and writing are the same. Its addresses and
-/// the options of TCP are errors.
+/// The stream has the type of TCP streams, which the data path is made of: reading and writing are the same. Its
+/// addresses and the options of TCP are errors.
 ///
 /// # Errors
 /// Returns an error if there is no such socket, nothing listens at it, or its queue is full.

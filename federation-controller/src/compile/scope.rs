@@ -1,15 +1,15 @@
 //! Sidecars: the scope of a workload's proxy, and the ports of its application.
 //!
-//! One Sidecar is for a workload: the oldest that selects its pod by labels, else that of its namespace, else that of the root
-//! namespace, as in Istio. What it says of the application's ports is part of the workload; the rest is a resource that all
-//! workloads share.
+//! One Sidecar is for a workload: the oldest that selects its pod by labels, else that of its namespace, else that of
+//! the root namespace, as in Istio. What it says of the application's ports is part of the workload; the rest is a
+//! resource that all workloads share.
 
 use std::net::IpAddr;
 
 use api::networking::SidecarSpec;
 use api::networking::sidecar::{DefaultEndpoint, EgressHost, EgressListener, IngressListener, OutboundMode};
 use api::networking::traffic_policy::ConnectionPool;
-use wire::discovery::{EgressProxy, HostPattern, InboundLimits, InboundPort, Scope, ScopeListener, Workload};
+use wire::discovery::{EgressProxy, HostPattern, InboundLimits, InboundPort, Protocol, Scope, ScopeListener, Workload};
 use wire::{Kind as ResourceKind, name};
 
 use super::entry;
@@ -68,7 +68,10 @@ fn listeners(egress: &[EgressListener]) -> Vec<ScopeListener> {
             let all = HostPattern { namespace: "*".to_owned(), host: "*".to_owned(), exclude: false };
             vec![ScopeListener { port: 0, hosts: vec![all] }]
         }
-        egress => egress.iter().map(listener).collect(),
+        // Proxies do not listen at Unix sockets.
+        egress => {
+            egress.iter().filter(|of| of.port.as_ref().is_none_or(|port| port.number != 0)).map(listener).collect()
+        }
     }
 }
 
@@ -79,10 +82,10 @@ pub(super) fn apply(inventory: &Inventory, sidecar: &Sidecar, workload: &mut Wor
     if !spec.ingress.is_empty() {
         workload.ports = ingress_ports(spec, std::mem::take(&mut workload.ports));
     }
-    if let Some(pool) = &spec.inbound_connection_pool {
-        for port in &mut workload.ports {
-            port.limits.get_or_insert_with(|| limits(pool));
-        }
+    for port in &mut workload.ports {
+        let listener = spec.ingress.iter().find(|of| of.port.as_ref().is_some_and(|of| of.number == port.number));
+        let pool = listener.and_then(|of| of.connection_pool.as_ref()).or(spec.inbound_connection_pool.as_ref());
+        port.limits = pool.and_then(|pool| limits(pool, port.protocol()));
     }
 }
 
@@ -104,9 +107,8 @@ fn ingress_ports(spec: &SidecarSpec, served: Vec<InboundPort>) -> Vec<InboundPor
             }
             Ok(DefaultEndpoint::Unix(path)) => port.target_path = path.to_owned(),
             // None is written.
-            Err(_) => {}
+            Ok(DefaultEndpoint::Nowhere) | Err(_) => {}
         }
-        port.limits = listener.connection_pool.as_ref().map(limits);
         Some(port)
     };
     let mut ports: Vec<InboundPort> = spec.ingress.iter().filter_map(port).collect();
@@ -115,11 +117,19 @@ fn ingress_ports(spec: &SidecarSpec, served: Vec<InboundPort>) -> Vec<InboundPor
     ports
 }
 
-/// Returns the limits of connections to the application.
-fn limits(pool: &ConnectionPool) -> InboundLimits {
+/// Returns the limits of what is carried to a port; `None` without limits. Connections are limited on opaque ports
+/// alone: on others, clients keep connections that carry nothing.
+fn limits(pool: &ConnectionPool, protocol: Protocol) -> Option<InboundLimits> {
     let number = |number: i32| u32::try_from(number).unwrap_or_default();
-    InboundLimits {
-        max_connections: pool.tcp.as_ref().map_or(0, |tcp| number(tcp.max_connections)),
-        max_requests: pool.http.as_ref().map_or(0, |http| number(http.http2_max_requests)),
-    }
+    let limits = match protocol {
+        Protocol::Tcp | Protocol::Tls => InboundLimits {
+            max_connections: pool.tcp.as_ref().map_or(0, |tcp| number(tcp.max_connections)),
+            max_requests: 0,
+        },
+        _ => InboundLimits {
+            max_connections: 0,
+            max_requests: pool.http.as_ref().map_or(0, |http| number(http.http2_max_requests)),
+        },
+    };
+    (limits != InboundLimits::default()).then_some(limits)
 }

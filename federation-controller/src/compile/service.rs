@@ -18,8 +18,9 @@ use super::endpoint::Endpoint;
 use super::export::{self, Reason};
 use super::members::{self, Member};
 use super::resource::{Audience, Resource};
+use super::rules::visibility::Visibility;
 use crate::inventory::{ClusterInventory, Definition, Inventory, OWN_SERVICES};
-use crate::objects::{Key, Record as _, ServicePort, Text};
+use crate::objects::{Key, Record as _, Service, ServicePort, Text};
 
 /// Facts about a service for debug pages.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -82,7 +83,7 @@ pub(super) fn views<'a>(
 }
 
 impl<'a> ServiceView<'a> {
-    /// Merges definitions. Returns `None` if there is none.
+    /// Merges definitions. Returns `None` if there is none, or no proxy may see it.
     fn of(
         inventory: &'a Inventory,
         hostname: &'a Arc<str>,
@@ -93,6 +94,7 @@ impl<'a> ServiceView<'a> {
         conflicts: &mut Vec<String>,
     ) -> Option<ServiceView<'a>> {
         let key = definitions.first()?.service.key();
+        let audience = within_namespaces(inventory, audience, definitions.first()?.service)?;
         let ports = merge_ports(&definitions, conflicts);
         note_headless_conflicts(&definitions, conflicts);
         let (mut all, mut exports) = (Vec::new(), Vec::new());
@@ -232,6 +234,31 @@ fn merge_ports(definitions: &[Definition<'_>], conflicts: &mut Vec<String>) -> V
         }
     }
     ports.into_values().map(|(port, _)| port.clone()).collect()
+}
+
+/// Returns the proxies of an audience in the namespaces that a service is exported to, and the gateways, which forward
+/// to it for other networks. `None`: there are none.
+fn within_namespaces(inventory: &Inventory, audience: Audience, service: &Service) -> Option<Audience> {
+    let default = &inventory.mesh().service_export_to;
+    let visibility = Visibility::of(&service.export_to, default, &service.namespace);
+    let Visibility::Namespaces(mut namespaces) = visibility else { return Some(audience) };
+    // Every proxy connects to the controller.
+    if export::is_own(inventory, &service.key()) {
+        return Some(audience);
+    }
+    namespaces.insert(inventory.settings().namespace.clone());
+    let clusters: Box<[Text]> = match &audience {
+        Audience::All => Box::default(),
+        other => {
+            let names = inventory.clusters().map(|cluster| &cluster.info.name);
+            let included: Box<[Text]> = names.filter(|name| other.includes_cluster(name)).cloned().collect();
+            if included.is_empty() {
+                return None;
+            }
+            included
+        }
+    };
+    Some(Audience::Namespaces { clusters, namespaces: namespaces.into_iter().collect() })
 }
 
 fn note_headless_conflicts(definitions: &[Definition<'_>], conflicts: &mut Vec<String>) {

@@ -7,9 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use api::duration::parse_duration;
+use api::mesh::{MeshConfigError, ProxySettings};
 use ipnet::IpNet;
 use serde_json::Value;
+
+use crate::inventory::ProxyLayers;
 
 const TRAFFIC: &str = "traffic.sidecar.istio.io/";
 const SIDECAR: &str = "sidecar.istio.io/";
@@ -39,8 +41,8 @@ pub struct Settings {
     pub resources: BTreeMap<(&'static str, &'static str), String>,
     /// Warnings about settings without effect.
     pub warnings: Vec<String>,
-    /// `holdApplicationUntilProxyStarts`, if it is set.
-    hold_application: Option<bool>,
+    /// The settings of annotation `proxy.istio.io/config`.
+    annotated: ProxySettings,
 }
 
 /// An annotation with an invalid value.
@@ -56,11 +58,12 @@ pub struct SettingsError {
 }
 
 impl Settings {
-    /// Parses a pod's annotations; `declared` are the ports of its containers.
+    /// Parses a pod's annotations; `declared` are the ports of its containers, and `layers` the settings of its proxy
+    /// that are not in annotations.
     ///
     /// # Errors
     /// Returns [`SettingsError`] for the first invalid annotation.
-    pub fn read(annotations: &Value, declared: &[u16]) -> Result<Settings, SettingsError> {
+    pub fn read(annotations: &Value, declared: &[u16], layers: &ProxyLayers) -> Result<Settings, SettingsError> {
         let empty = serde_json::Map::new();
         let mut settings = Settings::default();
         for (name, value) in annotations.as_object().unwrap_or(&empty) {
@@ -73,7 +76,9 @@ impl Settings {
                 settings.proxy_config(name, value)?;
             }
         }
-        match settings.hold_application {
+        let proxy = layers.above.clone().over(&std::mem::take(&mut settings.annotated).over(&layers.below));
+        settings.apply(&proxy);
+        match proxy.hold_application {
             Some(true) if settings.ordinary_container => settings.warnings.push(format!(
                 "{PROXY_CONFIG}: holdApplicationUntilProxyStarts: has no effect with {SIDECAR}nativeSidecar: \"false\""
             )),
@@ -142,39 +147,28 @@ impl Settings {
     fn proxy_config(&mut self, name: &str, value: &str) -> Result<(), SettingsError> {
         let config: serde_json::Map<String, Value> =
             api::yaml::from_str(value).map_err(|_| wrong(name, value, "a YAML mapping"))?;
-        for (field, value) in &config {
-            let full = || format!("{name}: {field}");
-            match field.as_str() {
-                "holdApplicationUntilProxyStarts" => {
-                    let hold = value.as_bool().ok_or_else(|| wrong(&full(), &value.to_string(), "true or false"))?;
-                    self.hold_application = Some(hold);
-                }
-                "concurrency" => {
-                    let threads = value.as_u64().filter(|threads| *threads <= 1024);
-                    let threads = threads.ok_or_else(|| wrong(&full(), &value.to_string(), "a number of threads"))?;
-                    // 0 is the proxy's default.
-                    if threads > 0 {
-                        self.env.insert("CONCURRENCY".to_owned(), threads.to_string());
-                    }
-                }
-                "terminationDrainDuration" => {
-                    let duration = value.as_str().and_then(parse_duration);
-                    let duration =
-                        duration.ok_or_else(|| wrong(&full(), &value.to_string(), "a duration such as \"5s\""))?;
-                    let seconds = duration.as_secs_f64().ceil();
-                    self.env.insert("TERMINATION_DRAIN_DURATION_SECONDS".to_owned(), format!("{seconds:.0}"));
-                }
-                "proxyMetadata" => {
-                    let entries = value.as_object().ok_or_else(|| wrong(&full(), &value.to_string(), "a map"))?;
-                    for (key, value) in entries {
-                        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                        self.env.insert(key.clone(), value);
-                    }
-                }
-                _ => self.warnings.push(format!("{}: has no effect in this mesh", full())),
-            }
-        }
+        let (settings, warnings) = ProxySettings::read(&format!("{name}: "), config).map_err(|error| match error {
+            MeshConfigError::Value { field, found, expected } => wrong(&field, &found, expected),
+            _ => wrong(name, value, "a YAML mapping"),
+        })?;
+        self.annotated = settings;
+        self.warnings.extend(warnings.iter().map(ToString::to_string));
         Ok(())
+    }
+
+    /// Sets the environment variables by which the sidecar has these settings. Those of other annotations stay.
+    fn apply(&mut self, proxy: &ProxySettings) {
+        let mut env = proxy.variables.clone();
+        // 0 is the proxy's default.
+        if let Some(threads) = proxy.concurrency.filter(|threads| *threads > 0) {
+            env.insert("CONCURRENCY".to_owned(), threads.to_string());
+        }
+        if let Some(drain) = proxy.termination_drain {
+            let seconds = drain.as_secs_f64().ceil();
+            env.insert("TERMINATION_DRAIN_DURATION_SECONDS".to_owned(), format!("{seconds:.0}"));
+        }
+        env.append(&mut self.env);
+        self.env = env;
     }
 }
 
@@ -243,7 +237,7 @@ mod tests {
     use serde_json::json;
 
     fn read(annotations: Value) -> Result<Settings, SettingsError> {
-        Settings::read(&annotations, &[9080, 9090])
+        Settings::read(&annotations, &[9080, 9090], &ProxyLayers::default())
     }
 
     #[test]
@@ -354,6 +348,14 @@ mod tests {
         assert_eq!(settings.image.as_deref(), Some("example/sidecar:1"));
         assert_eq!(settings.resources[&("requests", "cpu")], "50m");
         assert_eq!(settings.warnings.len(), 2, "{:?}", settings.warnings);
+        let layers = ProxyLayers {
+            below: ProxySettings { concurrency: Some(3), hold_application: Some(true), ..ProxySettings::default() },
+            above: ProxySettings { variables: [("A".to_owned(), "c".to_owned())].into(), ..ProxySettings::default() },
+        };
+        let annotations = json!({"proxy.istio.io/config": "proxyMetadata: {A: b, B: b}"});
+        let settings = Settings::read(&annotations, &[], &layers).unwrap();
+        let env: Vec<_> = settings.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        assert_eq!(env, ["A=c", "B=b", "CONCURRENCY=3"]);
         for broken in
             ["[", "a", "concurrency: many", "terminationDrainDuration: 5", "holdApplicationUntilProxyStarts: 1"]
         {

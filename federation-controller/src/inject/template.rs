@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::probes;
 use super::rules::STATUS;
 use super::settings::{Settings, SettingsError};
+use crate::inventory::ProxyLayers;
 
 /// The name of the init container, which sets up capture before the application runs.
 pub const INIT_CONTAINER: &str = "isthmus-init";
@@ -56,14 +57,15 @@ pub struct Patch {
 }
 
 impl Injector {
-    /// Returns the patch that adds the sidecar to a pod.
+    /// Returns the patch that adds the sidecar to a pod. `layers` are the settings of its proxy that are not in
+    /// annotations.
     ///
     /// # Errors
     /// Returns [`SettingsError`] if an annotation of the pod is invalid.
-    pub fn patch(&self, pod: &Value, home: &HomeCluster) -> Result<Patch, SettingsError> {
+    pub fn patch(&self, pod: &Value, home: &HomeCluster, layers: &ProxyLayers) -> Result<Patch, SettingsError> {
         let metadata = &pod["metadata"];
         let spec = &pod["spec"];
-        let settings = Settings::read(&metadata["annotations"], &declared_ports(spec))?;
+        let settings = Settings::read(&metadata["annotations"], &declared_ports(spec), layers)?;
         let probes = if settings.keep_probes { probes::Redirected::default() } else { probes::redirect(spec) };
         let mut operations = probes.operations;
 

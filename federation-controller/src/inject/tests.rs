@@ -15,7 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::template::{HomeCluster, Injector};
 use super::{rules, validation, webhook};
 use crate::ca::serve::{Clients, FAILED_HANDSHAKES, KnownClients, connections};
-use crate::objects::Kind;
+use crate::inventory::ProxyLayers;
+use crate::objects::{Kind, Labels};
 
 fn injector() -> Injector {
     Injector {
@@ -73,7 +74,7 @@ fn patched(mut pod: Value, operations: &[Value]) -> Value {
 
 #[test]
 fn a_patch_adds_containers_volumes_labels_and_annotations() {
-    let patch = injector().patch(&pod(), &east()).unwrap();
+    let patch = injector().patch(&pod(), &east(), &ProxyLayers::default()).unwrap();
     assert_eq!(patch.warnings, Vec::<String>::new());
     let pod = patched(pod(), &patch.operations);
     let spec = &pod["spec"];
@@ -121,7 +122,7 @@ fn annotations_change_the_patch() {
     });
     annotated["metadata"]["labels"]["topology.istio.io/network"] = json!("net-of-my-own");
     annotated["spec"]["initContainers"] = json!([{"name": "migrate"}]);
-    let patch = injector().patch(&annotated, &east()).unwrap();
+    let patch = injector().patch(&annotated, &east(), &ProxyLayers::default()).unwrap();
     assert_eq!(patch.warnings.len(), 1);
     let pod = patched(annotated, &patch.operations);
     let init = &pod["spec"]["initContainers"];
@@ -138,7 +139,7 @@ fn annotations_change_the_patch() {
 #[test]
 fn the_container_has_istios_name_for_tools_that_look_for_it() {
     let injector = Injector { proxy_container: "istio-proxy".into(), ..injector() };
-    let patch = injector.patch(&pod(), &east()).unwrap();
+    let patch = injector.patch(&pod(), &east(), &ProxyLayers::default()).unwrap();
     let pod = patched(pod(), &patch.operations);
     assert_eq!(pod["spec"]["initContainers"][1]["name"], "istio-proxy");
     let status = pod["metadata"]["annotations"]["sidecar.istio.io/status"].as_str().unwrap();
@@ -153,7 +154,7 @@ fn a_sidecar_is_an_ordinary_container_where_its_author_wants_it() {
     annotated["metadata"]["annotations"] =
         json!({"sidecar.istio.io/nativeSidecar": "false", "sidecar.istio.io/rewriteAppHTTPProbers": "false"});
     annotated["spec"]["initContainers"] = json!([{"name": "migrate"}]);
-    let patch = injector().patch(&annotated, &east()).unwrap();
+    let patch = injector().patch(&annotated, &east(), &ProxyLayers::default()).unwrap();
     assert_eq!(patch.warnings, Vec::<String>::new());
     let pod = patched(annotated.clone(), &patch.operations);
     let names = |list: &str| -> Vec<Value> {
@@ -164,6 +165,10 @@ fn a_sidecar_is_an_ordinary_container_where_its_author_wants_it() {
     assert_eq!(pod["spec"]["containers"][0], annotated["spec"]["containers"][0]);
     let env = pod["spec"]["containers"][1]["env"].as_array().unwrap();
     assert!(env.iter().all(|entry| entry["name"] != "ISTIO_KUBE_APP_PROBERS"));
+}
+
+fn lookups() -> webhook::Lookups {
+    webhook::Lookups { denied: Arc::new(denied), layers: Arc::new(|_: &str, _: &Labels| ProxyLayers::default()) }
 }
 
 /// Cluster north denies the controller to read policies.
@@ -194,7 +199,7 @@ impl Caller {
         let metrics = Registry::new();
         let incoming = connections(listener, identity, clients, &metrics);
         let own = HomeCluster { cluster: "west".into(), network: "net-west".into() };
-        tokio::spawn(webhook::serve(incoming, injector(), own, Arc::new(denied), metrics.clone()));
+        tokio::spawn(webhook::serve(incoming, injector(), own, lookups(), metrics.clone()));
         Caller { port, roots: root.roots().to_vec(), metrics }
     }
 

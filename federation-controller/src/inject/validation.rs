@@ -1,6 +1,6 @@
 //! The decision about an object of the mesh's configuration: denied if it is invalid, else admitted with warnings.
 
-use api::{compatibility, linkerd, networking, security, smi};
+use api::{compatibility, linkerd, mesh, networking, security, smi};
 use serde_json::{Value, json};
 use telemetry::metrics::{Family, Registry};
 
@@ -68,6 +68,7 @@ pub(super) fn respond(request: &ReviewRequest, place: Place<'_>, metrics: &Regis
     problems.extend(security::validate(&kind.group, &kind.kind, object));
     problems.extend(smi::validate(&kind.group, &kind.kind, object));
     problems.extend(linkerd::validate(&kind.group, &kind.kind, object));
+    problems.extend(mesh::validate(&kind.group, &kind.kind, object));
     let (mut errors, others): (Vec<_>, Vec<_>) = problems.into_iter().partition(networking::Problem::is_error);
     if is_unchanged(request) {
         errors.clear();

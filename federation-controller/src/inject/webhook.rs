@@ -30,7 +30,8 @@ use super::review::{BadRequest, MAX_REVIEW, READ_DEADLINE, ReviewRequest, answer
 use super::rules::{Decision, NamespaceLabel, decide};
 use super::template::{HomeCluster, Injector};
 use super::validation::{self, Place};
-use crate::objects::Kind;
+use crate::inventory::ProxyLayers;
+use crate::objects::{Kind, Labels, fields};
 use crate::ports::guarded::Guarded;
 use crate::ports::shares::Shares;
 
@@ -70,14 +71,27 @@ const SLASH: &str = "--slash--";
 /// Whether a cluster denies the controller to read a kind, as [`Inventory`](crate::inventory::Inventory) has it.
 pub type Denied = dyn Fn(&str, Kind) -> bool + Send + Sync;
 
+/// The settings of the proxy of a pod with these labels in a namespace, as [`Inventory`](crate::inventory::Inventory)
+/// has them.
+pub type Layers = dyn Fn(&str, &Labels) -> ProxyLayers + Send + Sync;
+
+/// What the webhooks look up.
+#[derive(Clone)]
+pub struct Lookups {
+    /// Whether a cluster denies the controller to read a kind.
+    pub denied: Arc<Denied>,
+    /// The settings of the proxy of a pod.
+    pub layers: Arc<Layers>,
+}
+
 /// Serves reviews on `connections` until the stream ends. `own` is the default for paths without cluster or network.
-pub async fn serve<S>(connections: S, injector: Injector, own: HomeCluster, denied: Arc<Denied>, metrics: Registry)
+pub async fn serve<S>(connections: S, injector: Injector, own: HomeCluster, lookups: Lookups, metrics: Registry)
 where
     S: Stream<Item = std::io::Result<Guarded<TlsStream<TcpStream>>>>,
 {
     let shares = |(all, each)| Shares::new(all, each);
     let (small, large) = (shares(SMALL_SHARES), shares(LARGE_SHARES));
-    let webhook = Arc::new(Webhook { injector, own, denied, metrics, small, large });
+    let webhook = Arc::new(Webhook { injector, own, lookups, metrics, small, large });
     tokio::pin!(connections);
     while let Some(connection) = connections.next().await {
         let Ok(connection) = connection else { continue };
@@ -109,7 +123,7 @@ where
 struct Webhook {
     injector: Injector,
     own: HomeCluster,
-    denied: Arc<Denied>,
+    lookups: Lookups,
     metrics: Registry,
     small: Shares,
     large: Shares,
@@ -169,7 +183,7 @@ impl Webhook {
             Purpose::Inject(_) if !review.object["spec"].is_object() => Err(BadRequest::NoPod),
             Purpose::Inject(home) => Ok(self.inject(&review, &home)),
             Purpose::Validate(home) => {
-                let place = Place { asking: &home.cluster, own: &self.own.cluster, denied: &*self.denied };
+                let place = Place { asking: &home.cluster, own: &self.own.cluster, denied: &*self.lookups.denied };
                 Ok(answer(validation::respond(&review, place, &self.metrics)))
             }
         }
@@ -184,7 +198,10 @@ impl Webhook {
             tracing::debug!(namespace = request.namespace, pod = request.name(), why, "skipped injection");
             return answer(json!({"uid": request.uid, "allowed": true}));
         }
-        match self.injector.patch(pod, home) {
+        let labels = pod["metadata"]["labels"].clone();
+        let labels = fields::labels(serde_json::from_value(labels).ok());
+        let layers = (self.lookups.layers)(&request.namespace, &labels);
+        match self.injector.patch(pod, home, &layers) {
             Ok(patch) => {
                 shared.counter(&SUCCESS, &[]).increment();
                 tracing::debug!(

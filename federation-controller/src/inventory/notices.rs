@@ -54,6 +54,7 @@ impl ObjectNotice {
                 | Kind::ServiceEntry
                 | Kind::WorkloadEntry
                 | Kind::Sidecar
+                | Kind::ProxyConfig
                 | Kind::TrafficSplit
                 | Kind::HttpRouteGroup
                 | Kind::ServiceProfile,

@@ -105,6 +105,7 @@ impl Inventory {
                 notices.entry((of.kind, of.object)).or_default().insert(problem);
             }
             states.extend(own.sidecars().values().map(|sidecar| state(sidecar, &mut notices)));
+            states.extend(own.proxy_configs().values().map(|config| state(config, &mut notices)));
         }
         states
     }
@@ -134,7 +135,8 @@ impl Inventory {
         let entries = own.into_iter().flat_map(|own| own.service_entries().values()).filter_map(refused);
         let workloads = own.into_iter().flat_map(|own| own.workload_entries().values()).filter_map(refused);
         let sidecars = own.into_iter().flat_map(|own| own.sidecars().values()).filter_map(refused);
-        let of_services = of_services.chain(sidecars).chain(self.sidecar_notices());
+        let configs = own.into_iter().flat_map(|own| own.proxy_configs().values()).filter_map(refused);
+        let of_services = of_services.chain(sidecars).chain(configs).chain(self.sidecar_notices());
         let all = by_themselves.chain(policies).chain(entries).chain(workloads).chain(of_services);
         all.chain(self.entry_notices()).chain(self.rule_notices().cloned())
     }

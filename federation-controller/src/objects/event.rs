@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use api::compatibility::KindWithoutEffect;
-use api::mesh::{ExternalAuthorization, PathNormalization};
+use api::mesh::{ExternalAuthorization, PathNormalization, ProxySettings};
 use api::networking::DestinationRuleSpec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -193,7 +193,7 @@ pub struct Mesh {
     /// Whether every cluster exports every service, except `default/kubernetes` and the services of `kube-system` and of the
     /// components' own namespace.
     pub export_all: bool,
-    /// `defaultServiceExportTo`, of ServiceEntries; empty: all namespaces.
+    /// `defaultServiceExportTo`, of Services and ServiceEntries; empty: all namespaces.
     #[serde(default)]
     pub service_export_to: Vec<Text>,
     /// `defaultVirtualServiceExportTo`; empty: all namespaces.
@@ -214,6 +214,9 @@ pub struct Mesh {
     /// `extensionProviders`: the servers that policies of action CUSTOM ask.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub external_authorizations: Vec<ExternalAuthorization>,
+    /// `defaultConfig`: the settings of injected proxies.
+    #[serde(default)]
+    pub proxy_settings: Arc<ProxySettings>,
 }
 
 impl Default for Mesh {
@@ -236,6 +239,7 @@ impl Default for Mesh {
             path_normalization: PathNormalization::default(),
             trust_domain_aliases: Vec::new(),
             external_authorizations: Vec::new(),
+            proxy_settings: Arc::default(),
         }
     }
 }

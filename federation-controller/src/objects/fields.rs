@@ -35,6 +35,17 @@ pub(super) fn node_selector(metadata: &ObjectMeta) -> Option<Labels> {
     Some(labels(Some(selector)))
 }
 
+/// Returns the namespaces in annotation `networking.istio.io/exportTo`: names, `.`, `*` or `~`. What is none of these
+/// is left out; a list of such alone exports to no namespace.
+pub(super) fn export_to(metadata: &ObjectMeta) -> Vec<Text> {
+    let text = metadata.annotations.as_ref().and_then(|of| of.get(names::EXPORT_TO_ANNOTATION));
+    let Some(text) = text.map(|text| text.trim()).filter(|text| !text.is_empty()) else { return Vec::new() };
+    let known = |name: &&str| matches!(*name, "." | "*" | "~") || is_label(name);
+    let names = text.split(',').take(MAX_EXPORT_TO).map(str::trim).filter(known);
+    let names: Vec<Text> = names.map(Into::into).collect();
+    if names.is_empty() { vec!["~".into()] } else { names }
+}
+
 /// Returns the creation time in seconds since 1970; 0 if it is absent.
 pub(super) fn created(metadata: &ObjectMeta) -> i64 {
     metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second())
@@ -74,6 +85,8 @@ pub(super) const MAX_LABELS: usize = 256;
 pub(super) const MAX_LABEL: usize = 63;
 /// Maximum length of a label's key: a subdomain, `/` and a name.
 pub(super) const MAX_LABEL_KEY: usize = 253 + 1 + 63;
+/// Maximum number of namespaces in an annotation.
+const MAX_EXPORT_TO: usize = 256;
 /// Maximum length of a selector in an annotation.
 const MAX_SELECTOR: usize = 4096;
 /// Maximum number of hosts of one Gateway.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use api::linkerd::annotations::PREFIXES;
-use api::names::NODE_SELECTOR_ANNOTATION;
+use api::names::{EXPORT_TO_ANNOTATION, NODE_SELECTOR_ANNOTATION};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::core::ObjectMeta;
 use serde::de::{self, IgnoredAny, MapAccess, Visitor};
@@ -48,7 +48,7 @@ fn used<'de, D: Deserializer<'de>>(from: D) -> Result<Option<BTreeMap<String, St
             let mut used = BTreeMap::new();
             while let Some(key) = from.next_key::<String>()? {
                 match &*key {
-                    NODE_SELECTOR_ANNOTATION => drop(used.insert(key, from.next_value()?)),
+                    EXPORT_TO_ANNOTATION | NODE_SELECTOR_ANNOTATION => drop(used.insert(key, from.next_value()?)),
                     key if PREFIXES.iter().any(|prefix| key.starts_with(prefix)) => {
                         drop(used.insert(key.to_owned(), from.next_value()?));
                     }

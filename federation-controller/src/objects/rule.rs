@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use api::networking::service_entry;
-use api::networking::{self, DestinationRuleSpec, SidecarSpec, Validated as _, VirtualServiceSpec};
+use api::networking::{self, DestinationRuleSpec, ProxyConfigSpec, SidecarSpec, Validated as _, VirtualServiceSpec};
 use api::security::{self, AuthorizationPolicySpec, PeerAuthenticationSpec, RequestAuthenticationSpec};
 use kube::core::ObjectMeta;
 use serde::de::DeserializeOwned;
@@ -35,6 +35,9 @@ pub type RequestAuthentication = Rule<RequestAuthenticationSpec>;
 
 /// A Sidecar.
 pub type Sidecar = Rule<SidecarSpec>;
+
+/// A ProxyConfig.
+pub type ProxyConfig = Rule<ProxyConfigSpec>;
 
 /// An object with rules.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

@@ -50,6 +50,10 @@ pub struct Service {
     /// `spec.type: ExternalName`. The service has no other fields: DNS resolves its name to one outside the mesh.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub external: bool,
+    /// Annotation `networking.istio.io/exportTo`: the namespaces whose clients see the service; empty: as the mesh
+    /// settings say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub export_to: Vec<Text>,
     /// Linkerd's annotations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub linkerd: Option<Arc<ServiceAnnotations>>,
@@ -189,6 +193,7 @@ impl Record for Service {
             external_names,
             node_selector: fields::node_selector(&metadata),
             external: false,
+            export_to: fields::export_to(&metadata),
             linkerd: metadata.annotations.as_ref().and_then(ServiceAnnotations::read).map(Arc::new),
         })
     }
@@ -211,7 +216,8 @@ impl Record for Service {
             size_of::<ServiceAnnotations>() + texts.sum::<usize>()
         });
         let own = size_of::<Self>() + fields::size(&self.name) + fields::size(&self.namespace);
-        own + ports.sum::<usize>() + addresses + names.sum::<usize>() + selector + linkerd
+        let export_to: usize = self.export_to.iter().map(|namespace| fields::size(namespace)).sum();
+        own + export_to + ports.sum::<usize>() + addresses + names.sum::<usize>() + selector + linkerd
     }
 
     fn intern(&mut self, strings: &mut Strings) {
@@ -224,6 +230,8 @@ impl Record for Service {
         self.cluster_ips = self.cluster_ips.to_vec();
         self.external_ips = self.external_ips.to_vec();
         self.external_names = self.external_names.iter().map(copy).collect();
+        self.export_to.iter_mut().for_each(|namespace| strings.text(namespace));
+        self.export_to = self.export_to.to_vec();
         self.linkerd = self.linkerd.as_ref().map(|of| Arc::new(ServiceAnnotations::clone(of)));
     }
 }
@@ -296,7 +304,8 @@ mod tests {
         let json = serde_json::json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": "reviews", "namespace": "default", "creationTimestamp": "2026-01-02T03:04:05Z",
-                         "labels": {"topology.istio.io/network": "net-west", "networking.istio.io/gatewayPort": "15443"}},
+                         "labels": {"topology.istio.io/network": "net-west", "networking.istio.io/gatewayPort": "15443"},
+                         "annotations": {"networking.istio.io/exportTo": "., shop,Not_A_Name,~"}},
             "spec": {"type": "LoadBalancer", "clusterIP": "10.96.3.4", "clusterIPs": ["10.96.3.4", "fd00::4"],
                      "selector": {"app": "reviews"}, "externalIPs": ["198.51.100.1"],
                      "ports": [{"name": "http", "port": 9080, "targetPort": 9080, "protocol": "TCP", "nodePort": 30000},
@@ -313,6 +322,7 @@ mod tests {
         assert!(service.selects && !service.headless);
         assert_eq!((service.network.as_deref(), service.gateway_port), (Some("net-west"), Some(15443)));
         assert_eq!(service.created, 1_767_323_045);
+        assert_eq!(service.export_to, [".".into(), "shop".into(), "~".into()]);
 
         let external =
             serde_json::json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {"type": "ExternalName"}});

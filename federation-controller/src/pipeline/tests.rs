@@ -21,6 +21,7 @@ mod rule_bounds;
 mod rules;
 mod scenes;
 mod service_rules;
+mod sidecars;
 
 /// An inventory with the resources that are compiled from it.
 struct World {
@@ -330,7 +331,7 @@ enum Step {
         namespace: u8,
         variant: u8,
     },
-    /// A security policy of any cluster.
+    /// A security policy of any cluster, or a Sidecar of the primary one.
     Security {
         cluster: u8,
         kind: u8,
@@ -368,7 +369,7 @@ fn step() -> impl Strategy<Value = Step> {
     let cluster = || 0..3u8;
     let name = || 0..3u8;
     prop_oneof![
-        3 => (cluster(), name(), 0..4u8).prop_map(|(cluster, name, variant)| Step::Service { cluster, name, variant }),
+        3 => (cluster(), name(), 0..5u8).prop_map(|(cluster, name, variant)| Step::Service { cluster, name, variant }),
         4 => (cluster(), name(), proptest::collection::vec((0..4u8, any::<bool>()), 0..4))
             .prop_map(|(cluster, name, pods)| Step::Slice { cluster, name, pods }),
         4 => (cluster(), name(), 0..4u8, 0..4u8).prop_map(|(cluster, name, ip, variant)| Step::Pod { cluster, name, ip, variant }),
@@ -394,10 +395,10 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..4u8, name(), 0..3u8, 0..2u8).prop_map(|(kind, name, namespace, variant)| {
             Step::DeleteServiceRule { kind, name, namespace, variant }
         }),
-        6 => (cluster(), 0..3u8, name(), 0..3u8, 0..12u8).prop_map(|(cluster, kind, name, namespace, variant)| {
+        6 => (cluster(), 0..4u8, name(), 0..3u8, 0..12u8).prop_map(|(cluster, kind, name, namespace, variant)| {
             Step::Security { cluster, kind, name, namespace, variant }
         }),
-        2 => (cluster(), 0..3u8, name(), 0..3u8)
+        2 => (cluster(), 0..4u8, name(), 0..3u8)
             .prop_map(|(cluster, kind, name, namespace)| Step::DeleteSecurity { cluster, kind, name, namespace }),
         1 => any::<bool>().prop_map(Step::Aliases),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(source, fetched)| Step::Keys { source, fetched }),
@@ -414,6 +415,7 @@ fn run(world: &mut World, step: Step) {
             match variant {
                 1 => service.cluster_ips.clear(),
                 2 => service.ports[0].protocol = Protocol::Tcp,
+                4 => service.export_to = vec!["shop".into(), ["~", ".", "*"][usize::from(name)].into()],
                 3 => {
                     (service.network, service.external_ips) =
                         (Some(["net-x", "net-z", "net-east"][usize::from(name)].into()), vec![[203, 0, 113, 1].into()])
@@ -521,6 +523,7 @@ fn run(world: &mut World, step: Step) {
             let default_policy = (own && mesh.export_all).then(|| rules::policy("mesh", "*", 9).spec.unwrap());
             world.event(Event::Mesh(Mesh {
                 default_policy,
+                service_export_to: export_to.clone(),
                 virtual_service_export_to: export_to.clone(),
                 destination_rule_export_to: export_to,
                 ..mesh
@@ -539,12 +542,14 @@ fn run(world: &mut World, step: Step) {
             let object = match kind {
                 0 => Object::AuthorizationPolicy(policies::authorization(name, namespace, variant)),
                 1 => Object::PeerAuthentication(policies::modes(name, namespace, variant)),
+                3 => return world.put("west", Object::Sidecar(sidecars::random(name, namespace, variant))),
                 _ => Object::RequestAuthentication(policies::tokens(name, namespace, variant)),
             };
             world.put(of(cluster), object);
         }
         Step::DeleteSecurity { cluster, kind, name, namespace } => {
-            let kinds = [Kind::AuthorizationPolicy, Kind::PeerAuthentication, Kind::RequestAuthentication];
+            let kinds =
+                [Kind::AuthorizationPolicy, Kind::PeerAuthentication, Kind::RequestAuthentication, Kind::Sidecar];
             let (namespace, name) = (NAMESPACES[usize::from(namespace)], NAMES[usize::from(name)]);
             world.delete(of(cluster), kinds[usize::from(kind)], namespace, name);
         }

@@ -46,13 +46,6 @@ pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
         plural: "serviceimports",
         instead: "an exported service is available in every cluster without an import",
     },
-    KindWithoutEffect {
-        group: "install.istio.io",
-        version: "v1alpha1",
-        kind: "IstioOperator",
-        plural: "istiooperators",
-        instead: "it installs nothing; write its meshConfig into key mesh of ConfigMap istio-system/istio",
-    },
 ];
 
 const fn networking(kind: &'static str, plural: &'static str, instead: &'static str) -> KindWithoutEffect {

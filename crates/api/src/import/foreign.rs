@@ -6,7 +6,6 @@ use crate::linkerd::ServiceAnnotations;
 
 /// A kind that only another mesh has, and what to use instead. An empty kind is every kind of the group.
 const KINDS: &[(&str, &str, &str)] = &[
-    ("networking.istio.io", "ProxyConfig", "proxies have no such settings; their concurrency follows the CPU limit"),
     (
         "policy.linkerd.io",
         "Server",
@@ -87,7 +86,14 @@ const MARKERS: &[(&str, &str)] = &[
 ];
 
 /// Labels and annotations that have effect.
-const EFFECTIVE: &[&str] = &["istio-injection", "sidecar.istio.io/", "traffic.sidecar.istio.io/", "topology.istio.io/"];
+const EFFECTIVE: &[&str] = &[
+    "istio-injection",
+    "sidecar.istio.io/",
+    "traffic.sidecar.istio.io/",
+    "topology.istio.io/",
+    "proxy.istio.io/config",
+    crate::names::EXPORT_TO_ANNOTATION,
+];
 
 /// Returns notes about Linkerd's annotations of a Service that have no effect, and whether it has such annotations.
 fn annotations(object: &Object) -> (bool, Vec<Note>) {

@@ -82,7 +82,7 @@ fn defaults_of_rules_are_read_by_their_own_schema() {
 
 #[test]
 fn settings_without_effect_have_warnings() {
-    let text = "enableTracing: true\nacessLogFile: /dev/stdout\ndefaultConfig: {concurrency: 2}\nfederation: {exportsAll: true}\n";
+    let text = "enableTracing: true\nacessLogFile: /dev/stdout\ndefaultConfig: {concurrency: 2, tracing: {}}\nfederation: {exportsAll: true}\n";
     let (_, warnings) = MeshConfig::parse(text).unwrap();
     let mut lines: Vec<_> = warnings.iter().map(ToString::to_string).collect();
     lines.sort();
@@ -90,7 +90,7 @@ fn settings_without_effect_have_warnings() {
         lines,
         [
             "acessLogFile: unknown setting; it is ignored",
-            "defaultConfig.concurrency: has no effect in Isthmus; it is ignored",
+            "defaultConfig.tracing: has no effect: proxies report no traces, and forward trace headers as they are",
             "enableTracing: this Istio setting has no effect in Isthmus",
             "federation.exportsAll: has no effect in Isthmus; it is ignored",
         ]

@@ -35,8 +35,8 @@ message! {
         bind: String = "bind",
         /// How connections reach the proxy.
         capture_mode: CaptureMode = "captureMode",
-        /// Where the application is: `127.0.0.1:PORT`, `[::1]:PORT`, `0.0.0.0:PORT`, `[::]:PORT` or `unix://PATH`; empty: at the port
-        /// that clients connect to.
+        /// Where the application is: `127.0.0.1:PORT`, `[::1]:PORT`, `0.0.0.0:PORT`, `[::]:PORT` or `unix://PATH`;
+        /// empty: at the port that clients connect to.
         default_endpoint: String = "defaultEndpoint",
         /// TLS that is not the mesh's.
         tls: Option<IngressTls> = "tls",
@@ -162,6 +162,8 @@ pub enum DefaultEndpoint<'a> {
     SameAddress(u16),
     /// A Unix socket.
     Unix(&'a str),
+    /// A port without an address, which Istio accepts and which has no effect.
+    Nowhere,
 }
 
 /// The longest path of a Unix socket, `sun_path` without the byte at its end.
@@ -179,6 +181,9 @@ impl<'a> DefaultEndpoint<'a> {
                 true => Ok(DefaultEndpoint::Unix(path)),
                 false => Err(format!("must have an absolute path of at most {MAX_PATH} bytes after unix://")),
             };
+        }
+        if text.strip_prefix(':').is_some_and(|port| port.parse().is_ok_and(|port: u16| port != 0)) {
+            return Ok(DefaultEndpoint::Nowhere);
         }
         let expected = "must be 127.0.0.1:PORT, [::1]:PORT, 0.0.0.0:PORT, [::]:PORT or unix:///PATH";
         let address: std::net::SocketAddr = text.parse().map_err(|_| expected.to_owned())?;
@@ -233,11 +238,22 @@ mod tests {
             ("[::]:8080", Ok(DefaultEndpoint::SameAddress(8080))),
             ("unix:///run/app.sock", Ok(DefaultEndpoint::Unix("/run/app.sock"))),
             ("unix://@app", Ok(DefaultEndpoint::Unix("@app"))),
+            (":8080", Ok(DefaultEndpoint::Nowhere)),
         ] {
             assert_eq!(DefaultEndpoint::parse(text), expected, "{text}");
         }
-        for text in ["", "80", "10.0.0.1:80", "127.0.0.2:80", "127.0.0.1:0", "127.0.0.1", "unix://app", "localhost:80"]
-        {
+        for text in [
+            "",
+            ":0",
+            ":http",
+            "80",
+            "10.0.0.1:80",
+            "127.0.0.2:80",
+            "127.0.0.1:0",
+            "127.0.0.1",
+            "unix://app",
+            "localhost:80",
+        ] {
             assert!(DefaultEndpoint::parse(text).is_err(), "{text}");
         }
     }

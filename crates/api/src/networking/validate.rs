@@ -3,7 +3,7 @@
 //! - [`virtual_service`], [`http`], [`effects`], [`matches`], [`layer4`]: VirtualServices.
 //! - [`reachability`]: routes that no request reaches.
 //! - [`destination_rule`], [`traffic_policy`], [`load_balancer`], [`locality`]: DestinationRules.
-//! - [`service_entry`]: ServiceEntries and WorkloadEntries. [`sidecar`]: Sidecars.
+//! - [`service_entry`]: ServiceEntries and WorkloadEntries. [`sidecar`]: Sidecars. [`proxy_config`]: ProxyConfigs.
 //! - [`names`], [`header_value`]: the forms of names and values; [`envoy`]: values that proxies do not take.
 //!
 //! Source of the rules: `pkg/config/validation` of Istio. An object that Istio accepts is accepted here, except for what has
@@ -19,6 +19,7 @@ mod load_balancer;
 mod locality;
 mod matches;
 pub(crate) mod names;
+mod proxy_config;
 mod reachability;
 mod service_entry;
 mod sidecar;
@@ -34,7 +35,7 @@ use std::time::Duration;
 
 use super::json::MAX_PROBLEMS;
 use super::problem::{Problem, Severity};
-use super::{DestinationRule, ServiceEntry, Sidecar, VirtualService, WorkloadEntry};
+use super::{DestinationRule, ProxyConfig, ServiceEntry, Sidecar, VirtualService, WorkloadEntry};
 
 impl VirtualService {
     /// Returns what is wrong with the object, at most 100 problems. It is refused if one of them is an error.
@@ -68,6 +69,15 @@ impl WorkloadEntry {
     pub fn validate(&self) -> Vec<Problem> {
         let mut check = Check::of(&self.unread);
         service_entry::check_workload(self, &mut check);
+        check.problems
+    }
+}
+
+impl ProxyConfig {
+    /// Returns what is wrong with the object, at most 100 problems. It is refused if one of them is an error.
+    pub fn validate(&self) -> Vec<Problem> {
+        let mut check = Check::of(&self.unread);
+        proxy_config::check(&self.spec, &mut check);
         check.problems
     }
 }

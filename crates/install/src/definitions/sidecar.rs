@@ -1,10 +1,10 @@
-//! Sidecar (`networking.istio.io`).
+//! Sidecar and ProxyConfig (`networking.istio.io`).
 
 use serde_json::Value;
 
 use super::destination_rule::connection_pool;
 use super::gateway::{server_port, server_tls};
-use super::schema::{list, map, object, port, text, texts, word};
+use super::schema::{count, list, map, object, port, text, texts, word};
 
 pub(super) fn sidecar() -> Value {
     let modes = word(["REGISTRY_ONLY", "ALLOW_ANY", "ALLOW_ANY_DYNAMIC_DNS"]);
@@ -15,6 +15,15 @@ pub(super) fn sidecar() -> Value {
         ("egress", list(egress())),
         ("inboundConnectionPool", connection_pool()),
         ("outboundTrafficPolicy", object([("mode", modes), ("egressProxy", egress_proxy)])),
+    ])
+}
+
+pub(super) fn proxy_config() -> Value {
+    object([
+        ("selector", object([("matchLabels", map(text()))])),
+        ("concurrency", count()),
+        ("environmentVariables", map(text())),
+        ("image", object([("imageType", text())])),
     ])
 }
 

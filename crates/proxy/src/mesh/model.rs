@@ -204,7 +204,8 @@ pub struct InboundPort {
     pub application: Option<ApplicationAddress>,
 }
 
-/// Where the application of a port is, if not at the address that clients connect to (Istio: `Sidecar.ingress[].defaultEndpoint`).
+/// Where the application of a port is, if not at the address that clients connect to (Istio:
+/// `Sidecar.ingress[].defaultEndpoint`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApplicationAddress {
     /// A port of this address.
@@ -213,6 +214,16 @@ pub enum ApplicationAddress {
     SameAddress(u16),
     /// A Unix socket; the first byte of the path of an abstract one is `@`.
     Unix(Arc<str>),
+}
+
+impl fmt::Display for ApplicationAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ApplicationAddress::At(address) => address.fmt(f),
+            ApplicationAddress::SameAddress(port) => write!(f, "*:{port}"),
+            ApplicationAddress::Unix(path) => write!(f, "unix://{path}"),
+        }
+    }
 }
 
 /// A socket that the application listens at.

@@ -60,7 +60,8 @@ impl Routes {
         self.by_host.remove(hostname);
     }
 
-    /// Returns the routes of a service, without those of a VirtualService that is not in the scope; `None` until they have arrived.
+    /// Returns the routes of a service, without those of a VirtualService that is not in the scope; `None` until they
+    /// have arrived.
     pub(super) fn get(&self, hostname: &str, scope: Option<&Scope>) -> Option<Arc<Table>> {
         let held = self.by_host.get(hostname)?;
         let imported = held.namespace.is_empty() || scope.is_none_or(|scope| scope.imports(&held.namespace, hostname));

@@ -1,7 +1,7 @@
 //! The scope of the own workload: which services and routes its Sidecar lets the proxy see.
 //!
-//! What is not in the scope is as if it were not in the mesh. A scope narrows what lookups return; nothing is sent for it beyond what
-//! the application uses.
+//! What is not in the scope is as if it were not in the mesh. A scope narrows what lookups return; nothing is sent for
+//! it beyond what the application uses.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,6 +11,9 @@ use wire::discovery as message;
 use super::convert::{Result, port_number};
 use super::model::Service;
 use super::snapshot::OutboundPolicy;
+
+/// The number of services that are requested before their first use.
+const MAX_PREFETCHED: usize = 256;
 
 /// What the own workload's Sidecar lets the proxy see.
 #[derive(Debug, Default, PartialEq)]
@@ -54,8 +57,10 @@ struct Patterns(HashMap<Box<str>, HostSet>);
 struct HostSet {
     all: bool,
     exact: HashSet<Box<str>>,
-    /// What follows the `*`.
+    /// What follows the `*`, from a dot on.
     suffixes: HashSet<Box<str>>,
+    /// What follows a `*` within a label.
+    endings: Vec<Box<str>>,
 }
 
 impl Scope {
@@ -105,9 +110,11 @@ impl Scope {
         self.listeners().any(|hosts| hosts.include(namespace, hostname))
     }
 
-    /// Returns the hosts that are listed by their full names.
-    pub(super) fn listed(&self) -> impl Iterator<Item = &str> {
-        self.listeners().flat_map(|hosts| hosts.included.0.values()).flat_map(|of| of.exact.iter().map(|host| &**host))
+    /// Returns the hosts whose services are requested before their first use, and kept: those that are listed by their
+    /// full names.
+    pub(super) fn prefetched(&self) -> impl Iterator<Item = &str> {
+        let listed = self.listeners().flat_map(|hosts| hosts.included.0.values());
+        listed.flat_map(|of| of.exact.iter().map(|host| &**host)).take(MAX_PREFETCHED)
     }
 
     fn listeners(&self) -> impl Iterator<Item = &Hosts> {
@@ -141,7 +148,8 @@ impl HostSet {
     fn add(&mut self, host: &str) {
         match host.strip_prefix('*') {
             Some("") => self.all = true,
-            Some(suffix) => drop(self.suffixes.insert(suffix.into())),
+            Some(suffix) if suffix.starts_with('.') => drop(self.suffixes.insert(suffix.into())),
+            Some(ending) => self.endings.push(ending.into()),
             None => drop(self.exact.insert(host.into())),
         }
     }
@@ -149,7 +157,10 @@ impl HostSet {
     /// Returns whether a hostname, which may be a wildcard itself, is one of these.
     fn matches(&self, hostname: &str) -> bool {
         let suffix = |at: usize| self.suffixes.contains(&hostname[at..]);
-        self.all || self.exact.contains(hostname) || hostname.match_indices('.').any(|(at, _)| suffix(at))
+        self.all
+            || self.exact.contains(hostname)
+            || hostname.match_indices('.').any(|(at, _)| suffix(at))
+            || self.endings.iter().any(|ending| hostname.ends_with(&**ending))
     }
 }
 
@@ -184,6 +195,7 @@ mod tests {
                 (".", "*", false),
                 ("bank", "a.bank.svc.cluster.local", false),
                 ("*", "*.example.com", false),
+                ("*", "*-api.example.org", false),
                 ("*", "secret.example.com", true),
                 ("blog", "*", true),
             ],
@@ -198,12 +210,14 @@ mod tests {
             ("deep.api.example.com", "other", true),
             ("example.com", "other", false),
             ("badexample.com", "other", false),
+            ("pay-api.example.org", "other", true),
+            ("api.example.org", "other", false),
             ("secret.example.com", "shop", false),
             ("api.example.com", "blog", false),
         ] {
             assert_eq!(scope.names(&service(hostname, namespace)), expected, "{namespace}/{hostname}");
         }
-        assert_eq!(scope.listed().collect::<Vec<_>>(), ["a.bank.svc.cluster.local"]);
+        assert_eq!(scope.prefetched().collect::<Vec<_>>(), ["a.bank.svc.cluster.local"]);
     }
 
     #[test]

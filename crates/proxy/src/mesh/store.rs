@@ -22,9 +22,6 @@ use super::snapshot::MeshSnapshot;
 use super::usage::Usage;
 use super::{ProxyLocation, convert};
 
-/// The number of services that are requested because a scope lists them.
-const MAX_PREFETCHED: usize = 256;
-
 /// The newest snapshot, as the store publishes it and views read it.
 #[derive(Debug, Default)]
 pub struct Published {
@@ -373,9 +370,7 @@ impl MeshStore {
             return;
         }
         if let (Some(scope), Some(subscriber)) = (&scope, self.subscriber.get()) {
-            // Before their first use, which then does not wait for them.
-            let listed = scope.listed().take(MAX_PREFETCHED);
-            listed.for_each(|hostname| subscriber.subscribe(Kind::Service, hostname));
+            scope.prefetched().for_each(|hostname| subscriber.subscribe(Kind::Service, hostname));
         }
         self.current.scope = scope.map(Arc::new);
         touched.extend(self.current.services.keys().cloned());

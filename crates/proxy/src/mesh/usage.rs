@@ -79,6 +79,8 @@ pub async fn release_unused(
         // The server that policies ask.
         let asked = snapshot.authorization.as_ref().and_then(|policies| policies.provider());
         published.mark_used(asked.map(|provider| &provider.hostname));
+        let listed = snapshot.scope.iter().flat_map(|scope| scope.prefetched());
+        published.mark_used(listed.filter_map(|host| snapshot.services.get(host)).map(|service| &service.hostname));
         let unused = published.usage().unused(snapshot.services.keys(), UNUSED, now);
         if unused.is_empty() {
             continue;

@@ -103,21 +103,22 @@ impl MeshView {
         self.published.version()
     }
 
-    /// Returns the service that the application reaches at an address, as [`MeshView::by_address`] does, unless it is not in the scope.
+    /// Returns the service that the application reaches at an address, as [`MeshView::by_address`] does, unless it is
+    /// not in the scope.
     pub async fn reached_at(&self, address: SocketAddr) -> Lookup<AddressMatch> {
         let found = self.by_address(address).await;
         self.in_scope(found, |of| &of.service, address.port())
     }
 
-    /// Returns the service with this hostname that the application reaches through a port, as [`MeshView::by_name`] does, unless it
-    /// is not in the scope.
+    /// Returns the service with this hostname that the application reaches through a port, as [`MeshView::by_name`]
+    /// does, unless it is not in the scope.
     pub async fn reached_by_name(&self, hostname: &str, port: u16) -> Lookup<Arc<Service>> {
         let found = self.by_name(hostname).await;
         self.in_scope(found, |service| service, port)
     }
 
-    /// Returns the service with this host that the application reaches through a port, as [`MeshView::by_host`] does, unless it is
-    /// not in the scope.
+    /// Returns the service with this host that the application reaches through a port, as [`MeshView::by_host`] does,
+    /// unless it is not in the scope.
     pub async fn reached_by_host(&self, host: &str, port: u16) -> Lookup<Arc<Service>> {
         let found = self.by_host(host).await;
         self.in_scope(found, |service| service, port)

@@ -38,7 +38,8 @@ impl Pool {
     }
 }
 
-/// Connects to the application on behalf of `admitted`, by TCP from 127.0.0.6, Istio's source address of inbound connections.
+/// Connects to the application on behalf of `admitted`, by TCP from 127.0.0.6, Istio's source address of inbound
+/// connections.
 ///
 /// # Errors
 /// Returns an error if the application accepts no connection, or has as many as it may.

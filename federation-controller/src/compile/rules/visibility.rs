@@ -1,4 +1,4 @@
-//! Visibility: the namespaces that a rule is exported to.
+//! Visibility: the namespaces that a service or a rule is exported to.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use crate::objects::Text;
 /// The number of namespaces in one `exportTo`.
 const MAX_NAMESPACES: usize = 256;
 
-/// The namespaces that a rule is exported to.
+/// The namespaces that a service or a rule is exported to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::compile) enum Visibility {
     /// All.
@@ -17,11 +17,11 @@ pub(in crate::compile) enum Visibility {
 }
 
 impl Visibility {
-    /// Returns the visibility of a rule of a namespace. `.` is the namespace, `*` all of them, `~` none.
-    pub(in crate::compile) fn of(export_to: &[String], default: &[Text], namespace: &Text) -> Self {
+    /// Returns the visibility of an object of a namespace. `.` is the namespace, `*` all of them, `~` none.
+    pub(in crate::compile) fn of<T: AsRef<str>>(export_to: &[T], default: &[Text], namespace: &Text) -> Self {
         let names: Vec<&str> = match export_to.is_empty() {
             true => default.iter().map(|name| &**name).collect(),
-            false => export_to.iter().map(String::as_str).collect(),
+            false => export_to.iter().map(AsRef::as_ref).collect(),
         };
         if names.is_empty() || names.contains(&"*") {
             return Visibility::Public;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::networking::destination_rule::WorkloadSelector;
-use api::networking::{self, DestinationRuleSpec, SidecarSpec, VirtualServiceSpec};
+use api::networking::{self, DestinationRuleSpec, ProxyConfigSpec, SidecarSpec, VirtualServiceSpec};
 use api::security::{self, AuthorizationPolicySpec, PeerAuthenticationSpec, RequestAuthenticationSpec};
 
 use super::{PART, RuleSpec, Sidecar};
@@ -43,6 +43,20 @@ impl RuleSpec for SidecarSpec {
 
     fn selects(&self) -> Option<BTreeMap<String, String>> {
         Some(self.workload_selector.as_ref().map(|selector| selector.labels.clone()).unwrap_or_default())
+    }
+}
+
+impl RuleSpec for ProxyConfigSpec {
+    type Source = networking::ProxyConfig;
+    const KIND: Kind = Kind::ProxyConfig;
+    const NAME: &'static str = "ProxyConfig";
+
+    fn parts(&self) -> usize {
+        1 + self.environment_variables.len() / VALUES
+    }
+
+    fn selects(&self) -> Option<BTreeMap<String, String>> {
+        Some(labels_of(&self.selector))
     }
 }
 

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 
 use super::{Check, names, traffic_policy};
+use crate::networking::service_entry::is_unix;
 use crate::networking::sidecar::{
-    CaptureMode, DefaultEndpoint, EgressHost, EgressListener, IngressListener, OutboundMode, OutboundTraffic, Sidecar,
-    SidecarPort,
+    CaptureMode, DefaultEndpoint, EgressHost, EgressListener, IngressListener, IngressTls, OutboundMode,
+    OutboundTraffic, Sidecar, SidecarPort,
 };
 use crate::networking::traffic_policy::ConnectionPool;
 
@@ -18,6 +19,10 @@ pub(super) fn check(sidecar: &Sidecar, check: &mut Check) {
     check.some("workloadSelector", &spec.workload_selector, |selector, check| {
         names::label_map(check, "labels", &selector.labels);
     });
+    let empty = spec.egress.is_empty() && spec.ingress.is_empty();
+    if empty && spec.outbound_traffic_policy.is_none() && spec.inbound_connection_pool.is_none() {
+        check.error("is empty; write egress, ingress, outboundTrafficPolicy or inboundConnectionPool");
+    }
     for (field, count) in [("egress", spec.egress.len()), ("ingress", spec.ingress.len())] {
         if count > MAX_LISTENERS {
             check.error_of(field, format!("has {count} listeners, but at most {MAX_LISTENERS} are possible"));
@@ -46,8 +51,9 @@ fn egress(listeners: &[EgressListener], check: &mut Check) {
     }
     check.each("egress", listeners, |listener, check| {
         match &listener.port {
-            None if !listener.bind.is_empty() => check.error_of("bind", "needs a port; write the port of the listener"),
             None => {}
+            // At a Unix socket.
+            Some(of) if of.number == 0 && is_unix(&listener.bind) => {}
             Some(of) => {
                 port(of, check);
                 if !ports.insert(of.number) {
@@ -75,7 +81,8 @@ fn host(text: &str, check: &mut Check) {
         check.error(format!("is {:?}, but must be <namespace>/<name>, such as \"./*\" or \"*/*\"", names::shown(text)));
         return;
     };
-    if !matches!(namespace, "*" | ".") && !names::is_label(namespace) {
+    let name = names::is_label(namespace) && !namespace.bytes().any(|byte| byte.is_ascii_uppercase());
+    if !name && !matches!(namespace, "*" | ".") {
         check.error(format!("has namespace {:?}; write a name, \"*\", \".\" or \"~\"", names::shown(namespace)));
     }
     check.accept(names::wildcard_host(host));
@@ -90,20 +97,55 @@ fn ingress(listener: &IngressListener, check: &mut Check) {
         Some(of) => port(of, check),
     }
     if !listener.default_endpoint.is_empty() {
-        check.at(format_args!(".defaultEndpoint"), |check| {
-            check.accept(DefaultEndpoint::parse(&listener.default_endpoint).map(drop));
+        check.at(format_args!(".defaultEndpoint"), |check| match DefaultEndpoint::parse(&listener.default_endpoint) {
+            Ok(DefaultEndpoint::Nowhere) => {
+                check.warn("has no address, and so no effect; write 127.0.0.1:PORT or 0.0.0.0:PORT");
+            }
+            parsed => check.accept(parsed.map(drop)),
         });
     }
     if !listener.bind.is_empty() || listener.capture_mode == CaptureMode::None {
         check.warn_of("bind", "and captureMode NONE have no effect: connections to the pod's address are captured");
     }
-    if listener.tls.is_some() {
-        check.warn_of(
-            "tls",
-            "has no effect: clients outside of the mesh reach the port by plaintext, or the application's TLS",
-        );
+    check.some("tls", &listener.tls, |of, check| tls(of, listener, check));
+    check.some("connectionPool", &listener.connection_pool, |pool, check| {
+        inbound_pool(pool, check);
+        if pool.http.is_some() && !speaks(listener, HTTP) {
+            check.warn_of("http", "has no effect: the protocol of the port is not HTTP");
+        }
+        if pool.tcp.as_ref().is_some_and(|tcp| tcp.max_connections != 0) && speaks(listener, HTTP) {
+            check.warn_of("tcp.maxConnections", "has no effect on a port of HTTP; write http.http2MaxRequests");
+        }
+    });
+}
+
+/// The protocols of requests.
+const HTTP: &[&str] = &["HTTP", "HTTP2", "GRPC", "GRPC-WEB"];
+
+/// Checks TLS of a port: Istio has a part of what it has for gateways.
+fn tls(of: &IngressTls, listener: &IngressListener, check: &mut Check) {
+    for (field, set) in [
+        ("subjectAltNames", !of.subject_alt_names.is_empty()),
+        ("httpsRedirect", of.https_redirect),
+        ("credentialName", !of.credential_name.is_empty()),
+    ] {
+        if set {
+            check.error_of(field, "cannot be set in a Sidecar; remove it");
+        }
     }
-    check.some("connectionPool", &listener.connection_pool, inbound_pool);
+    if matches!(&*of.mode, "ISTIO_MUTUAL" | "AUTO_PASSTHROUGH") {
+        check.error_of("mode", "is a mode of gateways; write SIMPLE or MUTUAL");
+    }
+    if !speaks(listener, &["HTTPS", "TLS"]) {
+        check.error("needs a port of protocol HTTPS or TLS");
+    }
+    check.warn("has no effect: the bytes of clients outside of the mesh reach the application as they are");
+}
+
+/// Returns whether the protocol of a listener's port is one of these.
+fn speaks(listener: &IngressListener, protocols: &[&str]) -> bool {
+    let protocol = listener.port.as_ref().map_or("", |port| &port.protocol);
+    protocols.iter().any(|of| protocol.eq_ignore_ascii_case(of))
 }
 
 fn port(port: &SidecarPort, check: &mut Check) {
@@ -118,7 +160,7 @@ fn inbound_pool(pool: &ConnectionPool, check: &mut Check) {
     traffic_policy::pool(pool, check);
     let tcp = pool.tcp.clone().unwrap_or_default();
     let http = pool.http.clone().unwrap_or_default();
-    let unused = "has no effect here: maxConnections and http2MaxRequests limit what reaches the application";
+    let unused = "has no effect here: maxConnections and http2MaxRequests limit what is carried to the application";
     for (field, set) in [
         ("tcp.connectTimeout", tcp.connect_timeout.is_some()),
         ("tcp.tcpKeepalive", tcp.tcp_keepalive.is_some()),

@@ -6,6 +6,7 @@ mod any;
 mod envoy;
 mod rules;
 mod services;
+mod sidecars;
 
 /// Problems as `Error spec.hosts[0]`.
 fn fields(problems: &[Problem]) -> Vec<String> {
