@@ -18,9 +18,11 @@ use crate::ledger::Ledger;
 use crate::{certificates, client, istio, server};
 use launcher::Launcher;
 
+mod admission;
 mod launcher;
 mod objects;
 pub(crate) mod pods;
+pub(crate) mod settings;
 
 /// The clients, as NAMESPACE/NAME.
 pub const CLIENTS: [&str; 2] = ["shop/frontend", "bank/teller"];
@@ -63,7 +65,7 @@ impl Bed {
         if let Mesh::Istio(programs) = mesh {
             let programs = programs.copied(bed.directory.path())?;
             bed.apply(pods::plaintext()).await?;
-            let istiod = bed.istiod(&programs, istio::ROUTING).await?;
+            let istiod = bed.istiod(&programs, istio::ROUTING, &[]).await?;
             let with_envoy = |pod| programs.with_envoy(pod, bed.directory.path(), istiod, "client");
             bed.apply(clients.map(with_envoy).into()).await?;
         } else {
@@ -99,10 +101,15 @@ impl Bed {
         Ok(Self { directory, launcher, kubeconfig, client, ledger, is_istio, addresses: Default::default() })
     }
 
-    /// Starts istiod, and returns its address.
-    pub(crate) async fn istiod(&self, programs: &Programs, settings: &str) -> Result<IpAddr> {
+    /// Starts istiod with further variables of its environment, and returns its address.
+    pub(crate) async fn istiod(
+        &self,
+        programs: &Programs,
+        settings: &str,
+        environment: &[(&str, &str)],
+    ) -> Result<IpAddr> {
         self.without_admission().await?;
-        let istiod = programs.istiod(self.directory.path(), self.kubeconfig.clone(), settings)?;
+        let istiod = programs.istiod(self.directory.path(), self.kubeconfig.clone(), settings, environment)?;
         self.apply(vec![istiod]).await?;
         self.ready("istio-system", "istiod").await
     }

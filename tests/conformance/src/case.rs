@@ -1,6 +1,7 @@
 //! Cases: a configuration as users write it, and requests. One file of `cases/` for each kind of behaviour.
 //!
-//! A kind has a test bed: `routing`, or `policies`, whose cases are described in [`crate::policies`].
+//! A kind has a test bed: `routing`, or `policies`, whose cases are described in [`crate::policies`], or `sidecars` or
+//! `gateways`, described in [`crate::cells`].
 //!
 //! In `routing`, every case has a Service of its own name in namespace `shop`, with port 80 for three versions of a server, and a DestinationRule
 //! with a subset for each version unless the case has one or says `subsets: false`. `HOST` in a case stands for its name, and
@@ -13,20 +14,11 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+mod bed;
 mod request;
 
-pub use request::{CaseRequest, CaseToken, Protocol, Summary};
-
-/// The test bed of a kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TestBed {
-    /// Clients whose sidecars are under test, and servers without any: [`crate::run`].
-    #[default]
-    Routing,
-    /// Servers whose sidecars are under test, and clients with several identities: [`crate::policies`].
-    Policies,
-}
+pub use bed::TestBed;
+pub use request::{CaseRequest, CaseToken, ClientTls, Protocol, Summary};
 
 /// A kind of behaviour: the content of one file.
 #[derive(Clone, Debug)]
@@ -116,6 +108,12 @@ pub struct Observe {
     pub duration: bool,
     /// Whether the server is reached by TLS, with which server name, and whether the client has a certificate.
     pub tls: bool,
+    /// The handshake of a client that speaks TLS: version, protocol and the certificate that it received.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub handshake: bool,
+    /// The port at which the server is reached.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub port: bool,
 }
 
 fn yes() -> bool {
@@ -183,13 +181,20 @@ impl Case {
                 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'),
             "a name has at most 40 lower-case letters, digits and dashes"
         );
-        if bed == TestBed::Routing {
+        if bed != TestBed::Policies {
             replace(&mut value, "HOST", &name);
+        }
+        if let Some((from, to)) = bed.defaults() {
+            for request in value["requests"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+                request.entry("from").or_insert(json!(from));
+                request.entry("to").or_insert(json!(to));
+            }
         }
         let mut case: Self = serde_json::from_value(value)?;
         ensure!(!case.requests.is_empty(), "no requests");
-        if bed == TestBed::Policies {
-            case.config.iter_mut().try_for_each(|object| complete_policy(object, &name))?;
+        if bed != TestBed::Routing {
+            let namespace = if bed == TestBed::Policies { "SLOT" } else { "CELL" };
+            case.config.iter_mut().try_for_each(|object| complete_in(object, &name, namespace))?;
             return Ok(case);
         }
         for object in &mut case.config {
@@ -234,18 +239,25 @@ fn complete(object: &mut Value, name: &str) -> Result<()> {
     complete_with(object, "networking.istio.io/v1", name, "shop")
 }
 
-/// The policies' group has a version of its own.
-fn complete_policy(object: &mut Value, name: &str) -> Result<()> {
-    let security = ["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"];
-    let is_security = object["kind"].as_str().is_some_and(|kind| security.contains(&kind));
-    let api_version = if is_security { "security.istio.io/v1" } else { "networking.istio.io/v1" };
-    complete_with(object, api_version, name, "SLOT")
+/// Completes an object of a case that has a namespace of its own. Policies have a group of their own.
+fn complete_in(object: &mut Value, name: &str, namespace: &str) -> Result<()> {
+    let api_version = match object["kind"].as_str().unwrap_or_default() {
+        "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication" => "security.istio.io/v1",
+        "Secret" | "Service" => "v1",
+        _ => "networking.istio.io/v1",
+    };
+    complete_with(object, api_version, name, namespace)
 }
 
 /// Fills in what users write in every object.
 fn complete_with(object: &mut Value, api_version: &str, name: &str, namespace: &str) -> Result<()> {
     let Some(fields) = object.as_object_mut() else { bail!("an object of `config` is no mapping") };
-    ensure!(fields.contains_key("kind") && fields.contains_key("spec"), "an object of `config` needs kind and spec");
+    let is_secret = fields.get("kind").is_some_and(|kind| kind == "Secret");
+    let content = if is_secret { "stringData" } else { "spec" };
+    ensure!(
+        fields.contains_key("kind") && fields.contains_key(content),
+        "an object of `config` needs kind and {content}"
+    );
     fields.entry("apiVersion").or_insert(json!(api_version));
     let metadata = fields.entry("metadata").or_insert(json!({}));
     let metadata = metadata.as_object_mut().context("`metadata` is no mapping")?;

@@ -1,7 +1,6 @@
 //! The client in pods: it obeys orders that come over a Unix socket, one on each connection.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,51 +14,22 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixStream};
 
 use crate::case::Protocol;
-use crate::certificates;
 use crate::server::joined;
 
+mod order;
 mod raw;
+mod tls;
+
+pub use order::Order;
 
 /// The longest time of one request.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Requests to send.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Order {
-    /// The address to connect to.
-    pub address: SocketAddr,
-    /// The protocol.
-    pub protocol: Protocol,
-    /// The method.
-    pub method: String,
-    /// The `Host`.
-    pub host: String,
-    /// The path with the query.
-    pub path: String,
-    /// The headers. `{n}` stands for the number of a repetition.
-    pub headers: BTreeMap<String, String>,
-    /// Headers that follow those of the same name.
-    pub repeated: BTreeMap<String, String>,
-    /// Whether the head is sent as it is written.
-    pub raw: bool,
-    /// The body.
-    pub body: String,
-    /// The server name of TLS.
-    pub sni: Option<String>,
-    /// The `x-request-id`, without the number of the repetition.
-    pub id: String,
-    /// How often it is sent.
-    pub times: u32,
-    /// Whether repetitions are sent at the same time.
-    pub concurrent: bool,
-    /// Whether each repetition has a connection of its own.
-    pub reconnect: bool,
-    /// Whether cookies are kept.
-    pub cookies: bool,
-}
+/// The header that names the case and the request. Gateways replace `x-request-id`.
+pub(crate) const ID: &str = "x-case";
 
 /// What came of a request.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -72,31 +42,11 @@ pub struct Reply {
     pub headers: BTreeMap<String, String>,
     /// The body.
     pub body: String,
+    /// What came of the TLS handshake.
+    #[serde(default)]
+    pub handshake: Option<String>,
     /// The time until the response's headers.
     pub milliseconds: u64,
-}
-
-impl Order {
-    /// A `GET /` without headers.
-    pub fn get(address: SocketAddr, host: &str, id: &str) -> Self {
-        Self {
-            address,
-            protocol: Protocol::Http1,
-            method: "GET".to_owned(),
-            host: host.to_owned(),
-            path: "/".to_owned(),
-            headers: BTreeMap::new(),
-            repeated: BTreeMap::new(),
-            raw: false,
-            body: String::new(),
-            sni: None,
-            id: id.to_owned(),
-            times: 1,
-            concurrent: false,
-            reconnect: false,
-            cookies: false,
-        }
-    }
 }
 
 /// The path of a client's socket.
@@ -156,6 +106,7 @@ async fn obey(order: &Order) -> Vec<Reply> {
 #[derive(Default)]
 struct Session {
     sender: Option<Sender>,
+    handshake: Option<String>,
     cookies: BTreeMap<String, String>,
 }
 
@@ -168,13 +119,16 @@ async fn one(order: &Order, n: u32, session: &mut Session) -> Reply {
     let begun = Instant::now();
     let exchange = async {
         match order.protocol {
-            Protocol::Tcp => line(connect(order).await?, order, n).await,
-            Protocol::Tls => {
-                let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(certificates::client()));
-                let name = order.sni.clone().unwrap_or_else(|| order.host.clone()).try_into()?;
-                line(connector.connect(name, connect(order).await?).await?, order, n).await
+            Protocol::Tcp | Protocol::Tls => {
+                let opened = tls::open(order).await?;
+                let reply = line(opened.stream, order, n).await?;
+                Ok(Reply { handshake: opened.handshake, ..reply })
             }
-            _ if order.raw => raw::exchange(connect(order).await?, order, n).await,
+            _ if order.raw => {
+                let opened = tls::open(order).await?;
+                let reply = raw::exchange(opened.stream, order, n).await?;
+                Ok(Reply { handshake: opened.handshake, ..reply })
+            }
             _ => http(order, n, session).await,
         }
     };
@@ -190,12 +144,6 @@ async fn one(order: &Order, n: u32, session: &mut Session) -> Reply {
         reply.milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     }
     reply
-}
-
-async fn connect(order: &Order) -> Result<TcpStream> {
-    let stream = TcpStream::connect(order.address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }
 
 /// Sends the request's number with its script, and expects the name of a server.
@@ -226,7 +174,8 @@ async fn http(order: &Order, n: u32, session: &mut Session) -> Result<Reply> {
     let collected = body.collect().await.context("the body")?;
     headers.extend(joined(&collected.trailers().cloned().unwrap_or_default()));
     let body = String::from_utf8_lossy(&collected.to_bytes()).into_owned();
-    Ok(Reply { status: parts.status.as_u16(), error: None, headers, body, milliseconds })
+    let handshake = session.handshake.clone();
+    Ok(Reply { status: parts.status.as_u16(), error: None, headers, body, handshake, milliseconds })
 }
 
 async fn send(order: &Order, n: u32, session: &mut Session) -> Result<Response<Incoming>> {
@@ -235,7 +184,9 @@ async fn send(order: &Order, n: u32, session: &mut Session) -> Result<Response<I
     for (name, value) in order.headers.iter().chain(&order.repeated) {
         headers.append(http::HeaderName::try_from(name)?, value.replace("{n}", &n.to_string()).try_into()?);
     }
-    headers.insert("x-request-id", format!("{}.{n}", order.id).try_into()?);
+    for name in ["x-request-id", ID] {
+        headers.insert(name, format!("{}.{n}", order.id).try_into()?);
+    }
     if order.cookies && !session.cookies.is_empty() {
         let pairs: Vec<String> = session.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
         headers.insert("cookie", pairs.join("; ").try_into()?);
@@ -246,7 +197,8 @@ async fn send(order: &Order, n: u32, session: &mut Session) -> Result<Response<I
         request = request.uri(&order.path);
         headers.insert("host", order.host.as_str().try_into()?);
     } else {
-        request = request.uri(format!("http://{}{}", order.host, order.path));
+        let scheme = if order.tls.is_some() { "https" } else { "http" };
+        request = request.uri(format!("{scheme}://{}{}", order.host, order.path));
     }
     if order.protocol == Protocol::Grpc {
         request = request.method("POST");
@@ -262,7 +214,9 @@ async fn send(order: &Order, n: u32, session: &mut Session) -> Result<Response<I
         None => false,
     };
     if !ready {
-        let io = TokioIo::new(connect(order).await?);
+        let opened = tls::open(order).await?;
+        session.handshake = opened.handshake;
+        let io = TokioIo::new(opened.stream);
         session.sender = Some(if http1 {
             let (sender, connection) = http1::handshake(io).await?;
             tokio::spawn(connection);

@@ -38,6 +38,7 @@ fn of_request(request: &CaseRequest, recorded: &Outcome, got: &Outcome) -> Vec<S
     differ("response headers", format!("{:?}", recorded.headers), format!("{:?}", got.headers));
     differ("body", format!("{:?}", recorded.body), format!("{:?}", got.body));
     differ("details", text(&recorded.details), text(&got.details));
+    differ("handshake", text(&recorded.handshake), text(&got.handshake));
     differ("flags", text(&recorded.flags), text(&got.flags));
     differ("versions", format!("{:?}", recorded.versions), format!("{:?}", got.versions));
     if recorded.arrivals.len() == got.arrivals.len() {

@@ -7,21 +7,23 @@ use anyhow::{Result, ensure};
 
 use crate::bed::{Bed, Mesh};
 use crate::case::{Case, Kind, TestBed};
+use crate::cells::bed::CellBed;
 use crate::compare::differences;
 use crate::istio::Programs;
 use crate::outcome::{Outcome, RecordedCase, Recording};
 use crate::policies::bed::PolicyBed;
 use crate::policies::run::Results;
 use crate::report::{Report, Verdict};
-use crate::{policies, run};
+use crate::{cells, policies, run};
 
 /// How often a case that differs is run again: something else may keep the machine busy.
 const AGAIN: usize = 2;
 
-/// A bed of either kind.
+/// A bed of any kind.
 enum AnyBed {
     Routing(Bed),
     Policies(PolicyBed),
+    Cells(CellBed),
 }
 
 impl AnyBed {
@@ -29,6 +31,7 @@ impl AnyBed {
         Ok(match of {
             TestBed::Routing => Self::Routing(Bed::up(isthmus, mesh).await?),
             TestBed::Policies => Self::Policies(PolicyBed::up(isthmus, mesh).await?),
+            TestBed::Sidecars | TestBed::Gateways => Self::Cells(CellBed::up(of, isthmus, mesh).await?),
         })
     }
 
@@ -36,6 +39,7 @@ impl AnyBed {
         match self {
             Self::Routing(bed) => bed.down().await,
             Self::Policies(bed) => bed.down().await,
+            Self::Cells(bed) => bed.down().await,
         }
     }
 
@@ -43,7 +47,7 @@ impl AnyBed {
     async fn prepare(&self, cases: &[&Case]) -> Result<BTreeMap<String, String>> {
         match self {
             Self::Routing(bed) => run::apply(bed, cases).await,
-            Self::Policies(_) => Ok(BTreeMap::new()),
+            Self::Policies(_) | Self::Cells(_) => Ok(BTreeMap::new()),
         }
     }
 
@@ -54,6 +58,7 @@ impl AnyBed {
                 Ok(Results { outcomes, ..Results::default() })
             }
             Self::Policies(bed) => policies::run::run(bed, cases, round).await,
+            Self::Cells(bed) => cells::run::run(bed, cases, round).await,
         }
     }
 }
@@ -63,7 +68,7 @@ impl AnyBed {
 /// # Errors
 /// Returns an error if a case cannot be run, or its outcomes differ from one time to the next.
 pub async fn record(isthmus: &Path, programs: &Programs, kinds: &[Kind], directory: &Path, keep: bool) -> Result<()> {
-    for bed in [TestBed::Routing, TestBed::Policies] {
+    for bed in TestBed::ALL {
         let kinds = of_bed(kinds, bed);
         if !kinds.is_empty() {
             record_in(bed, isthmus, programs, &kinds, directory, keep).await?;
@@ -142,7 +147,7 @@ fn unstable_cases(
 pub async fn compare(isthmus: &Path, kinds: &[Kind], directory: &Path, keep: bool) -> Result<(Report, String)> {
     let mut report = Report::default();
     let mut versions = String::new();
-    for bed in [TestBed::Routing, TestBed::Policies] {
+    for bed in TestBed::ALL {
         let kinds = of_bed(kinds, bed);
         if !kinds.is_empty() {
             versions = compare_in(bed, isthmus, &kinds, directory, keep, &mut report).await?;

@@ -21,7 +21,7 @@ pub struct Programs {
 }
 
 /// The format of access logs, as in `topology.yaml`.
-pub(crate) const ACCESS_LOG: &str = "%REQ(X-REQUEST-ID)% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %UPSTREAM_CLUSTER%\n";
+pub(crate) const ACCESS_LOG: &str = "%REQ(X-CASE)% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %UPSTREAM_CLUSTER%\n";
 
 /// The settings of the mesh in all beds, without those of the access log.
 const MESH: &str = r#"
@@ -62,6 +62,12 @@ pub fn bootstrap(metadata: &Value, admin: SocketAddr, istiod: SocketAddr, secret
         })
     };
     let ads = json!({"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"});
+    let text = |field: &str| metadata[field].as_str().unwrap_or("default");
+    let identity = format!(
+        "By=spiffe://cluster.local/ns/istio-system/sa/istiod;URI=spiffe://cluster.local/ns/{}/sa/{}",
+        text("NAMESPACE"),
+        text("SERVICE_ACCOUNT")
+    );
     json!({
         "node": {"metadata": metadata},
         "admin": {"address": socket(admin)},
@@ -73,12 +79,18 @@ pub fn bootstrap(metadata: &Value, admin: SocketAddr, istiod: SocketAddr, secret
             "lds_config": ads, "cds_config": ads,
             "ads_config": {
                 "api_type": "GRPC", "transport_api_version": "V3", "set_node_on_first_message_only": true,
-                "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}],
+                "grpc_services": [{
+                    "envoy_grpc": {"cluster_name": "xds-grpc"},
+                    "initial_metadata": [{"key": "x-forwarded-client-cert", "value": identity}],
+                }],
             },
         },
         "static_resources": {"clusters": [cluster("xds-grpc", istiod), cluster("sds-grpc", secrets)]},
     })
 }
+
+/// The environment of an istiod that trusts what a proxy says of its identity, by [`bootstrap`], and therefore sends it Secrets.
+pub(crate) const TRUSTING: [(&str, &str); 2] = [("XDS_AUTH_PLAINTEXT", "true"), ("TRUSTED_GATEWAY_CIDR", "0.0.0.0/0")];
 
 /// The version of a `pilot-discovery`, by its Go module.
 ///
@@ -148,7 +160,13 @@ impl Programs {
     }
 
     /// The pod of istiod.
-    pub(crate) fn istiod(&self, directory: &Path, mut kubeconfig: Kubeconfig, settings: &str) -> Result<Value> {
+    pub(crate) fn istiod(
+        &self,
+        directory: &Path,
+        mut kubeconfig: Kubeconfig,
+        settings: &str,
+        further: &[(&str, &str)],
+    ) -> Result<Value> {
         for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
             cluster.server = Some("https://10.96.0.1:443".to_owned());
             cluster.insecure_skip_tls_verify = Some(true);
@@ -162,7 +180,8 @@ impl Programs {
         std::fs::write(&log, "")?;
         std::fs::set_permissions(&log, std::fs::Permissions::from_mode(0o666))?;
         write_settings(directory, settings)?;
-        let environment = ENVIRONMENT.map(|(name, value)| json!({"name": name, "value": value}));
+        let environment: Vec<Value> =
+            ENVIRONMENT.iter().chain(further).map(|(name, value)| json!({"name": name, "value": value})).collect();
         Ok(json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "istiod", "namespace": "istio-system", "labels": {"app": "oracle", "sidecar.istio.io/inject": "false"}},
@@ -183,15 +202,33 @@ impl Programs {
     /// A pod with Envoy instead of a sidecar of Isthmus. The rules that capture its traffic are the same. `identity` is the name of
     /// its certificate's files.
     pub(crate) fn with_envoy(&self, mut pod: Value, directory: &Path, istiod: IpAddr, identity: &str) -> Value {
-        let text = |value: &Value| value.as_str().unwrap_or("default").to_owned();
-        let (namespace, name) = (text(&pod["metadata"]["namespace"]), text(&pod["metadata"]["name"]));
-        let account = text(&pod["spec"]["serviceAccountName"]);
-        pod["metadata"]["labels"]["sidecar.istio.io/inject"] = json!("false");
         pod["spec"]["initContainers"] = json!([{
             "name": "init", "image": "isthmus/sidecar", "args": ["init"],
             "env": [{"name": "ISTHMUS_DNS_PORT", "value": "0"}],
             "securityContext": {"runAsUser": 0, "capabilities": {"add": ["NET_ADMIN", "NET_RAW"]}},
         }]);
+        self.with_proxy(pod, "sidecar", 15001, directory, istiod, identity)
+    }
+
+    /// A pod with Envoy as a gateway.
+    pub(crate) fn with_gateway(&self, pod: Value, directory: &Path, istiod: IpAddr, identity: &str) -> Value {
+        self.with_proxy(pod, "router", 15000, directory, istiod, identity)
+    }
+
+    /// A pod with an Envoy whose node is of this type, and which is ready when it listens on this port.
+    fn with_proxy(
+        &self,
+        mut pod: Value,
+        node_type: &str,
+        ready: u16,
+        directory: &Path,
+        istiod: IpAddr,
+        identity: &str,
+    ) -> Value {
+        let text = |value: &Value| value.as_str().unwrap_or("default").to_owned();
+        let (namespace, name) = (text(&pod["metadata"]["namespace"]), text(&pod["metadata"]["name"]));
+        let account = text(&pod["spec"]["serviceAccountName"]);
+        pod["metadata"]["labels"]["sidecar.istio.io/inject"] = json!("false");
         let labels = pod["metadata"]["labels"].clone();
         let metadata = json!({
             "NAMESPACE": namespace, "CLUSTER_ID": "Kubernetes", "ISTIO_VERSION": "1.30.0", "LABELS": labels,
@@ -203,13 +240,13 @@ impl Programs {
             "name": "envoy", "image": "envoy", "command": [self.envoy],
             "args": [
                 "--config-yaml", bootstrap.to_string(), "--concurrency", "1", "--file-flush-interval-msec", "100",
-                "--service-node", format!("sidecar~$(INSTANCE_IP)~{name}.{namespace}~{namespace}.svc.cluster.local"),
+                "--service-node", format!("{node_type}~$(INSTANCE_IP)~{name}.{namespace}~{namespace}.svc.cluster.local"),
                 "--service-cluster", format!("{name}.{namespace}"), "--log-level", "warning",
                 "--drain-time-s", "1", "--drain-strategy", "immediate",
             ],
             "env": [{"name": "INSTANCE_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
             "readinessProbe": {
-                "exec": {"command": ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/15001"]}, "periodSeconds": 1,
+                "exec": {"command": ["bash", "-c", format!("exec 3<>/dev/tcp/127.0.0.1/{ready}")]}, "periodSeconds": 1,
             },
             "securityContext": {"runAsUser": 1337, "runAsGroup": 1337},
         });

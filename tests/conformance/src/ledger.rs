@@ -13,7 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 /// A request as a server received it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Seen {
-    /// The `x-request-id`, which names the case and the request.
+    /// The header that names the case and the request.
     pub id: String,
     /// The server's name.
     pub version: String,
@@ -27,6 +27,9 @@ pub struct Seen {
     pub headers: BTreeMap<String, String>,
     /// How the server was reached.
     pub tls: String,
+    /// The port of the server.
+    #[serde(default)]
+    pub port: u16,
 }
 
 /// The requests that arrived.

@@ -12,7 +12,7 @@ use isthmus_conformance::policies::authorizer;
 use isthmus_conformance::report::AGREEMENT;
 use isthmus_conformance::{drive, server};
 
-/// Compares routing and policies in a lab with outcomes recorded from Istio
+/// Compares routing, policies and edges in a lab with outcomes recorded from Istio
 #[derive(Debug, Parser)]
 #[command(name = "isthmus-conformance", version, arg_required_else_help = true)]
 struct Arguments {

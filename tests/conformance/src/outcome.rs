@@ -24,6 +24,9 @@ pub struct Arrival {
     /// How the server was reached: `plaintext`, or `tls`, with the server name and whether there was a client certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<String>,
+    /// The port of the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
 }
 
 /// What came of a request, or of all its repetitions.
@@ -51,6 +54,9 @@ pub struct Outcome {
     /// Why a policy refuses the request: the response code details of the access log of the server's proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub details: Option<String>,
+    /// The handshake of a client that speaks TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handshake: Option<String>,
     /// The flags of the access log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flags: Option<String>,

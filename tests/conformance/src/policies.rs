@@ -1,7 +1,7 @@
 //! Cases of policies: AuthorizationPolicy, PeerAuthentication and RequestAuthentication.
 //!
 //! The servers' sidecars are under test. Each case has a namespace with a server of its own, so that many cases run at the same time
-//! without seeing each other's policies: a wave. [`waves`] distributes cases over them, [`bed`] starts the pods and knows when a
+//! without seeing each other's policies: a wave. [`crate::waves`] distributes cases over them, [`bed`] starts the pods and knows when a
 //! policy is in force, and [`run`] sends the requests. [`question`] asks the sidecar what it decides about a request, as
 //! `isthmus authz test` does. [`tokens`] makes tokens, and [`authorizer`] is the server that policies of action `CUSTOM` ask.
 //!
@@ -26,4 +26,3 @@ mod pods;
 pub mod question;
 pub mod run;
 pub mod tokens;
-pub mod waves;

@@ -1,6 +1,7 @@
 //! Runs cases on a test bed: applies all configurations at once, and sends the requests of several cases at the same time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -25,10 +26,10 @@ const LATE_ARRIVALS: Duration = Duration::from_millis(400);
 const LOGS: Duration = Duration::from_millis(1500);
 
 /// What came of one request of a case, before it is summed up.
-struct Raw {
-    id: String,
-    replies: Vec<Reply>,
-    seen: Vec<Vec<Seen>>,
+pub(crate) struct Raw {
+    pub(crate) id: String,
+    pub(crate) replies: Vec<Reply>,
+    pub(crate) seen: Vec<Vec<Seen>>,
 }
 
 /// Applies the configurations of all cases, and waits until they are in force. Returns the cases of which an object is refused, and
@@ -71,21 +72,27 @@ pub async fn run(bed: &Bed, cases: &[&Case], round: usize) -> Result<BTreeMap<St
     tokio::time::sleep(LOGS).await;
     let mut flags = BTreeMap::new();
     for client in CLIENTS {
-        for line in bed.proxy_log(client).await?.lines() {
-            let mut words = line.split_whitespace();
-            if let (Some(id), Some(flag)) = (words.next(), words.next()) {
-                // Their order says nothing: Envoy's is the one in which they were set.
-                let mut all: Vec<&str> = flag.split(',').collect();
-                all.sort_unstable();
-                flags.insert(id.to_owned(), all.join(","));
-            }
-        }
+        flags.extend(flags_of(&bed.proxy_log(client).await?));
     }
     let outcomes = all.into_iter().map(|(case, raw)| {
-        let outcomes = case.requests.iter().zip(raw).map(|(request, raw)| summed_up(case, request, raw, &flags));
+        let outcomes =
+            case.requests.iter().zip(raw).map(|(request, raw)| summed_up(case, request, raw, &flags, &normal));
         (case.name.clone(), outcomes.collect())
     });
     Ok(outcomes.collect())
+}
+
+/// The flags in an access log, by the request's ID.
+pub(crate) fn flags_of(log: &str) -> BTreeMap<String, String> {
+    let of_line = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (id, flag) = (words.next()?, words.next()?);
+        // Their order says nothing: Envoy's is the one in which they were set.
+        let mut all: Vec<&str> = flag.split(',').collect();
+        all.sort_unstable();
+        Some((id.to_owned(), all.join(",")))
+    };
+    log.lines().filter_map(of_line).collect()
 }
 
 fn service(service: &CaseService) -> Value {
@@ -122,6 +129,9 @@ async fn requests(bed: &Bed, case: &Case, round: usize) -> Result<Vec<Raw>> {
             raw: request.raw,
             body: request.body.clone(),
             sni: request.sni.clone(),
+            tls: request.tls.clone(),
+            directory: bed.directory().to_owned(),
+            proxied: request.proxied,
             id: id.clone(),
             times: request.times,
             concurrent: request.concurrent,
@@ -138,7 +148,14 @@ async fn requests(bed: &Bed, case: &Case, round: usize) -> Result<Vec<Raw>> {
     Ok(all)
 }
 
-fn summed_up(case: &Case, request: &CaseRequest, raw: Raw, flags: &BTreeMap<String, String>) -> Outcome {
+/// What came of a request and its repetitions. `same` replaces in texts what differs from one lab to another.
+pub(crate) fn summed_up(
+    case: &Case,
+    request: &CaseRequest,
+    raw: Raw,
+    flags: &BTreeMap<String, String>,
+    same: &dyn Fn(&str) -> String,
+) -> Outcome {
     let observe = &case.observe;
     let flag = |n: usize| flags.get(&format!("{}.{n}", raw.id)).cloned().unwrap_or_else(|| "none".to_owned());
     let version = |reply: &Reply| reply.headers.get("x-version").cloned();
@@ -169,15 +186,16 @@ fn summed_up(case: &Case, request: &CaseRequest, raw: Raw, flags: &BTreeMap<Stri
     }
     let Some(reply) = raw.replies.first() else { return Outcome::default() };
     let observed = |names: &[String], headers: &BTreeMap<String, String>| {
-        let of = |name: &String| headers.get(name).map(|value| (name.clone(), normal(value)));
+        let of = |name: &String| headers.get(name).map(|value| (name.clone(), same(value)));
         names.iter().filter_map(of).collect::<BTreeMap<_, _>>()
     };
     let arrival = |seen: Seen| Arrival {
         headers: observed(&observe.request_headers, &seen.headers),
         tls: observe.tls.then_some(seen.tls),
+        port: observe.port.then_some(seen.port),
         version: seen.version,
         method: seen.method,
-        host: normal(&seen.host),
+        host: same(&seen.host),
         path: seen.path,
     };
     let mut arrivals: Vec<Arrival> = raw.seen.into_iter().flatten().map(arrival).collect();
@@ -188,6 +206,7 @@ fn summed_up(case: &Case, request: &CaseRequest, raw: Raw, flags: &BTreeMap<Stri
         version: version(reply),
         headers: observed(&observe.response_headers, &reply.headers),
         body: observe.body.then(|| reply.body.clone()),
+        handshake: observe.handshake.then(|| reply.handshake.clone()).flatten(),
         flags: observe.flags.then(|| flag(0)),
         milliseconds: observe.duration.then_some(reply.milliseconds),
         arrivals,
@@ -197,6 +216,11 @@ fn summed_up(case: &Case, request: &CaseRequest, raw: Raw, flags: &BTreeMap<Stri
 
 /// Replaces what differs from one lab to another: addresses of pods and Services with the ports of clients, and hashes in cookies.
 pub(crate) fn normal(value: &str) -> String {
+    normal_of(value, &|ip| Some(if ip.octets()[1] == 96 { "SERVICE" } else { "POD" }.to_owned()))
+}
+
+/// The same with names of addresses; those without a name stay.
+pub(crate) fn normal_of(value: &str, named: &dyn Fn(Ipv4Addr) -> Option<String>) -> String {
     let mut text = String::new();
     let mut rest = value;
     while !rest.is_empty() {
@@ -204,8 +228,8 @@ pub(crate) fn normal(value: &str) -> String {
             rest.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(rest.len());
         let hash = rest.find(|character: char| !character.is_ascii_hexdigit()).unwrap_or(rest.len());
         let word = rest.find(|character: char| !character.is_ascii_alphanumeric()).unwrap_or(rest.len());
-        if let Ok(ip) = rest[..address].parse::<std::net::Ipv4Addr>() {
-            text.push_str(if ip.octets()[1] == 96 { "SERVICE" } else { "POD" });
+        if let Ok(ip) = rest[..address].parse::<Ipv4Addr>() {
+            text.push_str(&named(ip).unwrap_or_else(|| ip.to_string()));
             rest = &rest[address..];
             let digits = rest.strip_prefix(':').map(|port| port.bytes().take_while(u8::is_ascii_digit).count());
             if let Some(digits @ 5..) = digits {

@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::certificates;
+use crate::client::ID;
 use crate::ledger::{Seen, report};
 use script::Step;
 
@@ -66,6 +67,13 @@ struct Server {
     ledger: PathBuf,
 }
 
+/// How a server is reached.
+#[derive(Clone)]
+struct Reached {
+    how: String,
+    port: u16,
+}
+
 /// Serves until the process ends.
 ///
 /// # Errors
@@ -111,27 +119,30 @@ async fn listen(port: u16, tls: Option<TlsAcceptor>, lines: bool, server: Arc<Se
 
 async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, lines: bool, server: Arc<Server>) -> Result<()> {
     stream.set_nodelay(true)?;
-    let Some(tls) = tls else { return talk(stream, "plaintext".to_owned(), lines, server).await };
+    let port = stream.local_addr()?.port();
+    let Some(tls) = tls else {
+        return talk(stream, Reached { how: "plaintext".to_owned(), port }, lines, server).await;
+    };
     let stream = tls.accept(stream).await?;
     let session = stream.get_ref().1;
     let name = session.server_name().unwrap_or("none");
     let client = if session.peer_certificates().is_some() { "a" } else { "no" };
     let how = format!("tls, server name {name}, {client} client certificate");
-    talk(stream, how, lines, server).await
+    talk(stream, Reached { how, port }, lines, server).await
 }
 
 async fn talk(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    tls: String,
+    reached: Reached,
     lines: bool,
     server: Arc<Server>,
 ) -> Result<()> {
     if lines {
-        return lines::answer(stream, tls, &server).await;
+        return lines::answer(stream, reached, &server).await;
     }
     let service = service_fn(|request| {
-        let (server, tls) = (Arc::clone(&server), tls.clone());
-        async move { respond(request, tls, &server).await }
+        let (server, reached) = (Arc::clone(&server), reached.clone());
+        async move { respond(request, reached, &server).await }
     });
     let served = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
     served.map_err(|error| anyhow::anyhow!("{error}"))
@@ -139,7 +150,7 @@ async fn talk(
 
 type Body = BoxBody<Bytes, std::convert::Infallible>;
 
-async fn respond(request: Request<Incoming>, tls: String, server: &Server) -> Result<Response<Body>> {
+async fn respond(request: Request<Incoming>, reached: Reached, server: &Server) -> Result<Response<Body>> {
     if request.uri().path() == "/ready" {
         return Ok(Response::new(Full::new(Bytes::new()).boxed()));
     }
@@ -148,13 +159,14 @@ async fn respond(request: Request<Incoming>, tls: String, server: &Server) -> Re
     let get = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let authority = parts.uri.authority().map(|authority| authority.as_str().to_owned());
     let seen = Seen {
-        id: get("x-request-id").unwrap_or_default(),
+        id: get(ID).unwrap_or_default(),
         version: server.name.clone(),
         method: parts.method.to_string(),
         host: authority.or_else(|| get("host")).unwrap_or_default(),
         path: parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
         headers: joined(&parts.headers),
-        tls,
+        tls: reached.how,
+        port: reached.port,
     };
     let attempt = report(&server.ledger, &seen).await?;
     let step = Step::of(get("x-script").as_deref().unwrap_or_default(), attempt, &server.name)?;

@@ -79,6 +79,16 @@ fn routing_does_what_istio_does() {
 }
 
 #[test]
+fn sidecars_and_service_entries_do_what_istio_does() {
+    compare(TestBed::Sidecars);
+}
+
+#[test]
+fn gateways_do_what_istio_does() {
+    compare(TestBed::Gateways);
+}
+
+#[test]
 fn policies_do_what_istio_does_and_authz_test_agrees() {
     compare(TestBed::Policies);
 }

@@ -68,7 +68,7 @@ pub(super) fn accounts() -> Vec<Value> {
 }
 
 /// Istio's clients have no certificates for inbound connections, and receive none.
-pub(super) fn plaintext() -> Vec<Value> {
+pub(crate) fn plaintext() -> Vec<Value> {
     vec![json!({
         "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
         "metadata": {"name": "default", "namespace": "istio-system"}, "spec": {"mtls": {"mode": "DISABLE"}},
@@ -76,7 +76,7 @@ pub(super) fn plaintext() -> Vec<Value> {
 }
 
 /// The servers' pods, which have no sidecar: what arrives is what the client's proxy sent.
-pub(super) fn servers(directory: &Path) -> Vec<Value> {
+pub(crate) fn servers(directory: &Path) -> Vec<Value> {
     let pod = |server: &ServerPod| {
         let mut command = vec!["server".to_owned(), "--name".to_owned(), server.name.to_owned()];
         command.extend(["--directory".to_owned(), directory.display().to_string()]);

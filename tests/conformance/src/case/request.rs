@@ -79,6 +79,12 @@ pub struct CaseRequest {
     /// The server name of protocol `tls`.
     #[serde(default)]
     pub sni: Option<String>,
+    /// TLS of the client, for requests and lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTls>,
+    /// Whether the client sends a header of the PROXY protocol first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proxied: bool,
     /// How often the request is sent.
     #[serde(default = "once")]
     pub times: u32,
@@ -100,6 +106,22 @@ pub struct CaseRequest {
     /// The share of repetitions by which a count may differ.
     #[serde(default)]
     pub tolerance: f64,
+}
+
+/// How a client speaks TLS.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct ClientTls {
+    /// The server name: the request's `sni` or its `Host` by default; an empty one is none.
+    pub server_name: Option<String>,
+    /// The name of the files of the client's certificate and key.
+    pub certificate: Option<String>,
+    /// The protocols that it offers; that of the request by default.
+    pub alpn: Option<Vec<String>>,
+    /// The only version that it speaks: `1.2` or `1.3`.
+    pub version: Option<String>,
+    /// The only cipher suite that it offers, by the name of IANA.
+    pub cipher_suite: Option<String>,
 }
 
 /// A token of a case.

@@ -4,21 +4,20 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::{Order, Reply};
+use super::{ID, Order, Reply};
 
 /// The longest response.
 const LONGEST: u64 = 1 << 20;
 
 /// Sends a request of HTTP/1.1, and reads until the connection ends.
-pub(super) async fn exchange(mut stream: TcpStream, order: &Order, n: u32) -> Result<Reply> {
+pub(super) async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, order: &Order, n: u32) -> Result<Reply> {
     let mut head = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", order.method, order.path, order.host);
     for (name, value) in order.headers.iter().chain(&order.repeated) {
         _ = write!(head, "{name}: {value}\r\n");
     }
-    _ = write!(head, "x-request-id: {}.{n}\r\nconnection: close\r\n\r\n", order.id);
+    _ = write!(head, "x-request-id: {id}.{n}\r\n{ID}: {id}.{n}\r\nconnection: close\r\n\r\n", id = order.id);
     stream.write_all(head.as_bytes()).await?;
     let mut response = Vec::new();
     (&mut stream).take(LONGEST).read_to_end(&mut response).await?;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::pods;
 use super::tokens::Keys;
+use crate::bed::settings::Settings;
 use crate::bed::{Bed, Mesh};
 use crate::client::{self, Order};
 use crate::istio;
@@ -22,8 +23,6 @@ const IN_FORCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(25);
 /// Envoy takes connections with new policies a moment after it shows them; and policies of one kind may overtake those of another.
 const SETTLE: [Duration; 2] = [Duration::from_millis(150), Duration::from_millis(500)];
-/// After a change of the settings of the mesh, which proxies do not show.
-const SETTINGS: Duration = Duration::from_secs(2);
 /// The port of the proxies' pages.
 const PAGES: u16 = 15000;
 
@@ -32,7 +31,7 @@ pub struct PolicyBed {
     pub(super) bed: Bed,
     pub(super) keys: Keys,
     addresses: BTreeMap<String, IpAddr>,
-    settings: Value,
+    settings: Settings,
     generation: usize,
     istiod: Option<IpAddr>,
 }
@@ -81,7 +80,7 @@ impl PolicyBed {
             bed,
             keys: Keys::default(),
             addresses: BTreeMap::new(),
-            settings: Value::Null,
+            settings: Settings::new(settings()),
             generation: 0,
             istiod: None,
         };
@@ -92,8 +91,9 @@ impl PolicyBed {
         let mut sidecars: Vec<(Value, PodIdentity)> = servers.chain(clients).collect();
         if let Mesh::Istio(programs) = mesh {
             let programs = programs.copied(&directory)?;
-            let istiod = bed.bed.istiod(&programs, &text(&settings())).await?;
-            (bed.settings, bed.istiod) = (settings(), Some(istiod));
+            let settings = bed.settings.for_istiod();
+            let istiod = bed.bed.istiod(&programs, &settings, &[]).await?;
+            bed.istiod = Some(istiod);
             bed.bed.apply(vec![reconnecting()]).await?;
             for (pod, identity) in &mut sidecars {
                 *pod = programs.with_envoy(std::mem::take(pod), &directory, istiod, &identity.file());
@@ -130,32 +130,7 @@ impl PolicyBed {
     /// # Errors
     /// Returns an error if they cannot be written.
     pub(super) async fn set(&mut self, case: Option<&Value>) -> Result<()> {
-        let mut wanted = settings();
-        for (name, value) in case.and_then(Value::as_object).into_iter().flatten() {
-            wanted[name] = value.clone();
-        }
-        if wanted == self.settings {
-            return Ok(());
-        }
-        let is_first = self.settings.is_null();
-        if self.bed.is_istio() {
-            istio::write_settings(self.bed.directory(), &text(&wanted))?;
-        } else {
-            let mut all = wanted.clone();
-            all["accessLogFile"] = json!("/dev/stdout");
-            all["accessLogFormat"] = json!(istio::ACCESS_LOG);
-            self.bed
-                .apply(vec![json!({
-                    "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "istio", "namespace": "istio-system"},
-                    "data": {"mesh": all.to_string()},
-                })])
-                .await?;
-        }
-        self.settings = wanted;
-        if !is_first {
-            tokio::time::sleep(SETTINGS).await;
-        }
-        Ok(())
+        self.settings.set(&self.bed, case).await
     }
 
     /// Applies objects, and returns which are refused, and why. Istio's own admission is asked where it is under test.
@@ -163,47 +138,7 @@ impl PolicyBed {
     /// # Errors
     /// Returns an error if istiod does not answer.
     pub(super) async fn refused(&self, objects: Vec<(String, Value)>) -> Result<BTreeMap<String, String>> {
-        let Some(istiod) = self.istiod else { return Ok(self.bed.refused(objects).await.into_iter().collect()) };
-        let mut refused = BTreeMap::new();
-        let mut valid = Vec::new();
-        for (case, object) in objects {
-            match self.validated(istiod, &object).await? {
-                None => valid.push((case, object)),
-                Some(why) => drop(refused.insert(case, why)),
-            }
-        }
-        refused.extend(self.bed.refused(valid).await);
-        Ok(refused)
-    }
-
-    /// Asks istiod about an object, as an API server does, and returns why it is refused.
-    async fn validated(&self, istiod: IpAddr, object: &Value) -> Result<Option<String>> {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let version = text(&object["apiVersion"]);
-        let (group, version) = version.split_once('/').unwrap_or(("", &version));
-        let kind = text(&object["kind"]);
-        let lower = kind.to_lowercase();
-        let plural = lower.strip_suffix('y').map_or_else(|| format!("{lower}s"), |stem| format!("{stem}ies"));
-        let review = json!({
-            "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
-            "request": {
-                "uid": "case", "operation": "CREATE", "userInfo": {}, "object": object,
-                "kind": {"group": group, "version": version, "kind": kind},
-                "resource": {"group": group, "version": version, "resource": plural},
-                "name": object["metadata"]["name"], "namespace": object["metadata"]["namespace"],
-            },
-        });
-        let mut order = Order::get((istiod, 8080).into(), "istiod", "validate");
-        (order.method, order.path, order.body) = ("POST".to_owned(), "/validate".to_owned(), review.to_string());
-        order.headers.insert("content-type".to_owned(), "application/json".to_owned());
-        let replies = client::order(&self.bed.client_socket(PLAIN), &order).await?;
-        let body = replies.into_iter().next().context("no reply")?.body;
-        let review: Value = serde_json::from_str(&body).with_context(|| format!("istiod's validation: {body}"))?;
-        match review["response"]["allowed"].as_bool() {
-            Some(true) => Ok(None),
-            Some(false) => Ok(Some(text(&review["response"]["status"]["message"]))),
-            None => bail!("istiod's validation: {body}"),
-        }
+        self.bed.admitted(self.istiod, PLAIN, objects).await
     }
 
     /// Waits until what was applied before is in force in the sidecars of these servers, by their namespaces, and in those of clients.
@@ -276,10 +211,4 @@ fn reconnecting() -> Value {
         "metadata": {"name": "reconnecting", "namespace": "istio-system"},
         "spec": {"host": "*.local", "trafficPolicy": {"connectionPool": {"http": {"maxRequestsPerConnection": 1}}}},
     })
-}
-
-/// Settings as YAML, a line for each.
-fn text(settings: &Value) -> String {
-    let fields = settings.as_object().into_iter().flatten();
-    fields.map(|(name, value)| format!("{name}: {value}\n")).collect()
 }

@@ -9,12 +9,13 @@ use serde_json::Value;
 
 use super::bed::PolicyBed;
 use super::question::{self, Answer};
-use super::waves::waves;
 use crate::case::{Case, CaseRequest, Protocol};
 use crate::client::{self, Order, Reply};
 use crate::ledger::Seen;
 use crate::outcome::{Arrival, Outcome};
+use crate::places::{SLOTS, slot};
 use crate::run::normal;
+use crate::waves::waves;
 
 /// Cases that send requests at the same time.
 const AT_ONCE: usize = 8;
@@ -65,7 +66,8 @@ struct Ran<'a> {
 pub async fn run(bed: &mut PolicyBed, cases: &[&Case], round: usize) -> Result<Results> {
     let mut results = Results::default();
     let mut ran = Vec::new();
-    for wave in waves(cases) {
+    let slots: Vec<String> = (0..SLOTS).map(slot).collect();
+    for wave in waves(cases, &slots) {
         bed.set(wave.cases.first().and_then(|(case, _)| case.mesh.as_ref())).await?;
         let mut first = Vec::new();
         let mut later = Vec::new();
@@ -208,6 +210,7 @@ fn outcome(ran: &Ran<'_>, raw: &Raw, details: &BTreeMap<&str, &str>) -> Outcome 
     let arrival = |seen: &Seen| Arrival {
         headers: observed(&observe.request_headers, &seen.headers),
         tls: None,
+        port: None,
         version: seen.version.clone(),
         method: seen.method.clone(),
         host: same(&seen.host),

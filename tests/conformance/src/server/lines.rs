@@ -15,25 +15,30 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 
 use super::script::Step;
-use super::{Body, Server, bind};
+use super::{Body, Reached, Server, TUNNELS, bind};
 use crate::ledger::{Seen, report};
 
-/// Answers line by line. `how` is how the server is reached.
-pub(super) async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, how: String, server: &Server) -> Result<()> {
+/// Answers line by line.
+pub(super) async fn answer(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    reached: Reached,
+    server: &Server,
+) -> Result<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     while stream.read_line(&mut line).await? > 0 {
-        let answer = one(&std::mem::take(&mut line), &how, server).await?;
+        let answer = one(&std::mem::take(&mut line), &reached, server).await?;
         stream.write_all(answer.as_bytes()).await?;
         stream.flush().await?;
     }
     Ok(())
 }
 
-async fn one(line: &str, how: &str, server: &Server) -> Result<String> {
+async fn one(line: &str, reached: &Reached, server: &Server) -> Result<String> {
     let (id, script) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
     let version = server.name.clone();
-    let seen = Seen { id: id.to_owned(), version, method: "line".to_owned(), tls: how.to_owned(), ..Seen::default() };
+    let (tls, port) = (reached.how.clone(), reached.port);
+    let seen = Seen { id: id.to_owned(), version, method: "line".to_owned(), tls, port, ..Seen::default() };
     let attempt = report(&server.ledger, &seen).await?;
     tokio::time::sleep(Step::of(script, attempt, &server.name)?.delay).await;
     Ok(format!("{}\n", server.name))
@@ -52,17 +57,17 @@ pub(super) async fn listen_for_tunnels(port: u16, server: Arc<Server>) -> Result
 
 async fn open(mut request: Request<Incoming>, server: Arc<Server>) -> Result<Response<Body>> {
     let host = request.headers().get("host").and_then(|host| host.to_str().ok()).unwrap_or("none");
-    let how = format!("{} {}, host {host}", request.method(), request.uri());
+    let reached = Reached { how: format!("{} {}, host {host}", request.method(), request.uri()), port: TUNNELS };
     if request.method() == Method::CONNECT {
         tokio::spawn(async move {
             let stream = hyper::upgrade::on(&mut request).await?;
-            answer(TokioIo::new(stream), how, &server).await
+            answer(TokioIo::new(stream), reached, &server).await
         });
         return Ok(Response::new(Full::default().boxed()));
     }
     let frame = request.body_mut().frame().await.context("no body")??;
     let line = frame.into_data().map_err(|_| anyhow::anyhow!("no data"))?;
-    let answer = one(&String::from_utf8_lossy(&line), &how, &server).await?;
+    let answer = one(&String::from_utf8_lossy(&line), &reached, &server).await?;
     // A tunnel stays open after a line.
     let frames = once(ready(Ok(Frame::data(Bytes::from(answer))))).chain(pending());
     Ok(Response::new(BodyExt::boxed(StreamBody::new(frames))))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::{Server, bind, talk};
+use super::{Reached, Server, bind, talk};
 
 /// The first bytes of version 2.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -19,7 +19,7 @@ pub(super) async fn listen(port: u16, lines: bool, server: Arc<Server>) -> Resul
         let server = Arc::clone(&server);
         tokio::spawn(async move {
             let how = header(&mut stream, peer.ip()).await?;
-            talk(stream, how, lines, server).await
+            talk(stream, Reached { how, port }, lines, server).await
         });
     }
 }

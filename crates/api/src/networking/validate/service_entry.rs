@@ -76,6 +76,8 @@ fn hosts(entry: &ServiceEntry, check: &mut Check) {
             check.error("is \"*\", but a wildcard needs a domain, such as \"*.example.com\"");
         } else if host.starts_with('*') && !matches!(spec.resolution, Resolution::None | Resolution::DynamicDns) {
             check.error("is a wildcard, which only resolution NONE and DYNAMIC_DNS permit; write the hosts");
+        } else if !host.starts_with('*') && spec.resolution == Resolution::DynamicDns {
+            check.error("is no wildcard, which resolution DYNAMIC_DNS needs; write resolution DNS");
         }
         if !seen.insert(host.to_ascii_lowercase()) {
             check.error(format!("is {:?} a second time; remove one", names::shown(host)));

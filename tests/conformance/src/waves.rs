@@ -1,7 +1,6 @@
 //! Waves: cases that run at the same time, each in a namespace of its own.
 
 use crate::case::Case;
-use crate::places::{SLOTS, slot};
 
 /// Cases that run at the same time.
 #[derive(Debug)]
@@ -13,8 +12,8 @@ pub struct Wave<'a> {
 
 impl<'a> Wave<'a> {
     /// Adds a case, if it may run together with the others.
-    fn add(&mut self, case: &'a Case) -> bool {
-        let place = case.namespace.clone().or_else(|| (self.slots < SLOTS).then(|| slot(self.slots)));
+    fn add(&mut self, case: &'a Case, slots: &[String]) -> bool {
+        let place = case.namespace.clone().or_else(|| slots.get(self.slots).cloned());
         let Some(place) = place.filter(|place| self.cases.iter().all(|(_, taken)| taken != place)) else {
             return false;
         };
@@ -30,15 +29,16 @@ impl<'a> Wave<'a> {
     }
 }
 
-/// Distributes cases over as few waves as possible, those with the same settings of the mesh one after the other.
-pub fn waves<'a>(cases: &[&'a Case]) -> Vec<Wave<'a>> {
+/// Distributes cases over as few waves as possible, those with the same settings of the mesh one after the other. `slots` are the
+/// namespaces that are made for cases.
+pub fn waves<'a>(cases: &[&'a Case], slots: &[String]) -> Vec<Wave<'a>> {
     let mut cases = cases.to_vec();
     cases.sort_by_key(|case| case.mesh.as_ref().map(ToString::to_string));
     let mut waves: Vec<Wave<'_>> = Vec::new();
     for case in cases {
-        if !waves.iter_mut().any(|wave| wave.add(case)) {
+        if !waves.iter_mut().any(|wave| wave.add(case, slots)) {
             let mut wave = Wave { cases: Vec::new(), slots: 0 };
-            wave.add(case);
+            wave.add(case, slots);
             waves.push(wave);
         }
     }
@@ -54,6 +54,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    const SLOTS: usize = 16;
 
     fn case(name: &str, with: Value) -> Case {
         let mut case = json!({"name": name, "about": "", "requests": [{}]});
@@ -73,7 +75,8 @@ mod tests {
             case("mesh", json!({"mesh": {"a": 1}})),
             case("later", json!({"config": [{"later": true}]})),
         ]);
-        let waves = waves(&cases.iter().collect::<Vec<_>>());
+        let slots: Vec<String> = (0..SLOTS).map(|index| format!("slot-{index}")).collect();
+        let waves = waves(&cases.iter().collect::<Vec<_>>(), &slots);
         let of = |name: &str| waves.iter().position(|wave| wave.cases.iter().any(|(case, _)| case.name == name));
         assert_eq!(waves.iter().map(|wave| wave.cases.len()).sum::<usize>(), cases.len());
         assert_eq!((of("a-0"), of("shop-1"), of("a-16"), of("shop-2")), (Some(0), Some(0), Some(1), Some(1)));
