@@ -206,6 +206,7 @@ impl Link {
                     self.publish(&machine, true).await;
                 }
                 Report::Event(event) => {
+                    let event = *event;
                     if namespaces.apply(&event) && kept.is_none() {
                         self.shared.set_namespaces(&self.cluster.name, namespaces.now.clone());
                     }

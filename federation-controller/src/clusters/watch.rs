@@ -19,8 +19,15 @@ use crate::objects::{Record, Text};
 /// A message of a watch or of the heartbeat to its link.
 #[derive(Debug)]
 pub(super) enum Report {
-    Event(Event),
+    /// Boxed: an event is many times as large as a signal.
+    Event(Box<Event>),
     Signal(Signal),
+}
+
+impl From<Event> for Report {
+    fn from(event: Event) -> Self {
+        Report::Event(Box::new(event))
+    }
 }
 
 /// The number of objects on a page of a list: one answer of a server with large objects stays below the bound.
@@ -49,8 +56,8 @@ pub(super) async fn watch<T: Record>(client: Client, cluster: Text, reads: Arc<R
                     absent = false;
                 }
                 match to_event::<T>(event, &cluster) {
-                    Some(event) if listed => send(&out, [Report::Event(event), watching::<T>()]).await,
-                    Some(event) => send(&out, [Report::Event(event)]).await,
+                    Some(event) if listed => send(&out, [event.into(), watching::<T>()]).await,
+                    Some(event) => send(&out, [event.into()]).await,
                     None => true,
                 }
             }
@@ -60,14 +67,14 @@ pub(super) async fn watch<T: Record>(client: Client, cluster: Text, reads: Arc<R
                     // A cluster without the kind has no objects of it.
                     absent = true;
                     let (kind, cluster) = (T::KIND, cluster.clone());
-                    let begin = Report::Event(Event::Listing { cluster: cluster.clone(), kind });
-                    send(&out, [begin, Report::Event(Event::Listed { cluster, kind }), watching::<T>()]).await
+                    let begin = Event::Listing { cluster: cluster.clone(), kind }.into();
+                    send(&out, [begin, Event::Listed { cluster, kind }.into(), watching::<T>()]).await
                 }
                 Trouble::Refused(why) if T::OPTIONAL => {
                     absent = true;
                     tracing::warn!(%cluster, kind = T::NAME, why, "not permitted to watch the kind; continuing without it");
                     let denied = Event::Denied { cluster: cluster.clone(), kind: T::KIND, why: why.into() };
-                    send(&out, [Report::Event(denied), watching::<T>()]).await
+                    send(&out, [denied.into(), watching::<T>()]).await
                 }
                 Trouble::Missing => refused::<T>(&out, "the server does not have this kind".to_owned()).await,
                 Trouble::Refused(why) => refused::<T>(&out, why).await,

@@ -139,10 +139,10 @@ impl<'a> Entries<'a> {
         let of = |workload: &WorkloadEntrySpec| self.workload(entry, spec, workload);
         let mut endpoints: Vec<EntryEndpoint> = match spec.resolution {
             Resolution::None => Vec::new(),
-            Resolution::DynamicDns => self.named_by_host(&of),
+            Resolution::DynamicDns => self.named_by_host(of),
             _ if spec.workload_selector.is_some() => self.selected(entry, spec),
             Resolution::Static => spec.endpoints.iter().filter_map(of).collect(),
-            Resolution::Dns | Resolution::DnsRoundRobin if spec.endpoints.is_empty() => self.named_by_host(&of),
+            Resolution::Dns | Resolution::DnsRoundRobin if spec.endpoints.is_empty() => self.named_by_host(of),
             Resolution::Dns | Resolution::DnsRoundRobin => spec.endpoints.iter().filter_map(of).collect(),
         };
         endpoints.truncate(MAX_ENDPOINTS);

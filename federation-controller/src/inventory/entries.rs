@@ -81,7 +81,7 @@ impl ClusterInventory {
         }
         let any = !self.workload_groups().is_empty();
         self.collections.workload_groups.replace(&key, new);
-        if any != !self.workload_groups().is_empty() {
+        if any == self.workload_groups().is_empty() {
             // The gateway leads to the controller while there are groups.
             let discovery = Key { namespace: self.system.own.clone(), name: OWN_SERVICES[0].0.into() };
             affected.definitions.insert(discovery.clone());
@@ -118,11 +118,8 @@ impl ClusterInventory {
     pub fn entries_of(&self, host: &str) -> Vec<&ServiceEntry> {
         let name = if self.relations.entries.has(host) { Some(Text::from(host)) } else { None };
         let name = name.or_else(|| self.wildcard_of(host).filter(|_| self.has_rules_of_host(host)));
-        let with = |name: Text| {
-            let ids: Vec<u32> = self.relations.entries.of(&name).copied().collect();
-            ids.into_iter().filter_map(|id| self.service_entries().at(id))
-        };
-        let mut entries: Vec<&ServiceEntry> = name.into_iter().flat_map(with).collect();
+        let ids = name.iter().flat_map(|name| self.relations.entries.of(name));
+        let mut entries: Vec<&ServiceEntry> = ids.filter_map(|id| self.service_entries().at(*id)).collect();
         entries.sort_by_key(|entry| entry.age());
         entries
     }

@@ -117,9 +117,9 @@ impl ClusterInventory {
             services.filter_map(|service| slice(service, known))
         });
         let mut slices: Vec<(Key, Option<Slice>)> = selecting.map(|slice| (slice.key(), Some(slice))).collect();
-        let gone = self.slices_with(&key).map(Slice::key).filter(|of| slices.iter().all(|(kept, _)| kept != of));
-        let gone: Vec<Key> = gone.collect();
-        slices.extend(gone.into_iter().map(|key| (key, None)));
+        let kept: Vec<Key> = slices.iter().map(|(kept, _)| kept.clone()).collect();
+        let gone = self.slices_with(&key).map(Slice::key).filter(|of| !kept.contains(of));
+        slices.extend(gone.map(|key| (key, None)));
         self.replace_slices(slices, affected);
     }
 

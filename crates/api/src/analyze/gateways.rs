@@ -71,7 +71,9 @@ fn ports(object: &Object, selector: &BTreeMap<String, String>, world: &World<'_>
 /// Reports Gateways of the same pods with the same certificate: a client that uses its connection to one for a host of the
 /// other gets no route.
 pub(super) fn certificates(world: &World<'_>, report: &mut Report) {
-    let mut by_certificate: BTreeMap<(&BTreeMap<String, String>, &str), Vec<(&Object, usize)>> = BTreeMap::new();
+    /// The selector of a Gateway, and the name of a certificate.
+    type Certificate<'a> = (&'a BTreeMap<String, String>, &'a str);
+    let mut by_certificate: BTreeMap<Certificate<'_>, Vec<(&Object, usize)>> = BTreeMap::new();
     for gateway in world.gateways.values() {
         let spec = &gateway.of.spec;
         for (index, server) in spec.servers.iter().enumerate() {

@@ -63,8 +63,8 @@ pub(super) fn local(value: &Value, path: &str, notes: &mut Notes) -> Option<Limi
         notes.no_effect(path, "filter_enabled is unset or 0 %, as in Envoy; write its default_value");
         return None;
     }
-    let own: Vec<_> = of.list("rate_limits").collect();
-    let own: Vec<_> = own.into_iter().filter_map(|(path, value)| actions::descriptor(value, &path, notes)).collect();
+    let own: Vec<_> =
+        of.list("rate_limits").filter_map(|(path, value)| actions::descriptor(value, &path, notes)).collect();
     let limit = Limit::Local {
         bucket,
         descriptors,

@@ -177,8 +177,12 @@ mod tests {
         patterns.iter().map(pattern).collect()
     }
 
-    fn scope(listeners: &[(u32, &[(&str, &str, bool)])]) -> Scope {
-        let listener = |(port, patterns): &(u32, &[_])| message::ScopeListener { port: *port, hosts: hosts(patterns) };
+    /// A namespace, a host, and whether it is excluded.
+    type Pattern = (&'static str, &'static str, bool);
+
+    fn scope(listeners: &[(u32, &[Pattern])]) -> Scope {
+        let listener =
+            |(port, patterns): &(u32, &[Pattern])| message::ScopeListener { port: *port, hosts: hosts(patterns) };
         let message = message::Scope { listeners: listeners.iter().map(listener).collect(), ..Default::default() };
         Scope::of(&message, "shop").unwrap()
     }

@@ -128,7 +128,7 @@ fn a_host_below_a_wildcard_has_rules_of_its_own_whichever_comes_first() {
     let names = |world: &World, kind| -> Vec<String> {
         world.store.all(kind).map(|found| found.name().to_string()).filter(|name| name.contains("example")).collect()
     };
-    for objects in [[wildcard.clone(), rule.clone()], [rule.clone(), wildcard.clone()]] {
+    for objects in [[wildcard.clone(), rule.clone()], [rule.clone(), wildcard]] {
         let mut world = world();
         for object in objects {
             world.put("west", object);
