@@ -35,7 +35,7 @@ pub(super) fn compile(inventory: &Inventory, cluster: &Text, key: &Key) -> Compi
         }
     }
     let listeners = merge.listeners.into_values().map(|of| of.listener).collect();
-    let topology = pod.topology.unwrap_or_default().or(inventory.mesh().gateway_topology);
+    let topology = pod.topology.as_deref().copied().unwrap_or_default().or(inventory.mesh().gateway_topology);
     let message = Listeners {
         listeners,
         trusted_proxies: topology.trusted_proxies.unwrap_or_default(),

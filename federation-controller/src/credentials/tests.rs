@@ -140,8 +140,13 @@ async fn routers_of_the_namespace_receive_the_last_usable_content_of_a_secret() 
     run.put("web", &[("tls.crt", &first), ("tls.key", &key), ("ca.crt", &first)]);
     run.until_served(&first).await;
     run.until("").await;
-    let served = run.seen_by("ingress", true).unwrap();
-    assert_eq!((&*served.private_key, &*served.ca_certificates), (key.as_bytes(), first.as_bytes()));
+    // The certificate was served before there were roots of clients.
+    let began = Instant::now();
+    while run.seen_by("ingress", true).unwrap().ca_certificates != first.as_bytes() {
+        assert!(began.elapsed() < PATIENCE, "the roots of clients are not served");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(run.seen_by("ingress", true).unwrap().private_key, key.as_bytes());
     assert_eq!(run.seen_by("ingress", false), None, "a sidecar");
     assert_eq!(run.seen_by("elsewhere", true), None, "a router of the namespace of the Gateway");
     assert_eq!(run.state.store().all(wire::Kind::Credential).count(), 1, "the other Secret is not kept");

@@ -83,13 +83,13 @@ mod tests {
     #[test]
     fn a_kind_without_effect_has_a_line_and_its_objects_have_notices() {
         let mut inventory = inventory();
-        let filters = kinds::find("networking.istio.io", "EnvoyFilter").unwrap();
+        let plugins = kinds::find("extensions.istio.io", "WasmPlugin").unwrap();
         let telemetries = kinds::find("telemetry.istio.io", "Telemetry").unwrap();
         put(&mut inventory, telemetries, 5);
-        put(&mut inventory, filters, 1);
+        put(&mut inventory, plugins, 1);
         let lines = inventory.notices();
         assert_eq!(lines.len(), 2);
-        assert!(lines[0].starts_with("Cluster west: EnvoyFilter has no effect: "), "{lines:?}");
+        assert!(lines[0].starts_with("Cluster west: WasmPlugin has no effect: "), "{lines:?}");
         assert!(lines[0].ends_with(" (shop/a0)"), "{lines:?}");
         assert!(lines[1].starts_with("Cluster west: Telemetry has no effect: "), "{lines:?}");
         assert!(lines[1].ends_with(" (shop/a0, shop/a1, shop/a2, 2 more)"), "{lines:?}");
@@ -98,7 +98,7 @@ mod tests {
         let first = notices.first().unwrap();
         assert_eq!((first.reason(), &*first.cluster, &first.object), ("NoEffect", "west", &Key::new("shop", "a0")));
 
-        put(&mut inventory, filters, 0);
+        put(&mut inventory, plugins, 0);
         put(&mut inventory, telemetries, 0);
         assert!(inventory.notices().is_empty() && inventory.object_notices().is_empty());
     }

@@ -39,7 +39,7 @@ pub struct Template {
     pub workload: Text,
     /// Annotation `proxy.istio.io/config`: what a gateway knows of the proxies in front of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub topology: Option<GatewayTopology>,
+    pub topology: Option<Box<GatewayTopology>>,
 }
 
 impl Deref for Pod {
@@ -112,7 +112,7 @@ impl Record for Pod {
                 namespace: fields::namespace(&metadata)?,
                 service_account: account.into(),
                 workload: workload(&metadata),
-                topology: metadata.annotations.as_ref().and_then(topology),
+                topology: metadata.annotations.as_ref().and_then(topology).map(Box::new),
                 labels: fields::labels(metadata.labels),
             }),
         })
@@ -189,7 +189,7 @@ mod tests {
         let mut annotated = pod("Running", false);
         annotated["metadata"]["annotations"] =
             serde_json::json!({PROXY_CONFIG_ANNOTATION: "gatewayTopology: {numTrustedProxies: 2}"});
-        assert_eq!(extract(annotated).unwrap().topology.unwrap().trusted_proxies, Some(2));
+        assert_eq!(extract(annotated).unwrap().topology.as_ref().unwrap().trusted_proxies, Some(2));
         assert_eq!(extract(pod("Failed", false)), None);
         assert_eq!(extract(pod("Succeeded", false)), None);
     }

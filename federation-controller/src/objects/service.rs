@@ -32,7 +32,7 @@ pub struct Service {
     pub selects: bool,
     /// `spec.selector`, which selects WorkloadEntries beside pods; `None`: it is empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub selector: Option<Labels>,
+    pub selector: Option<Box<Labels>>,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
     /// `spec.internalTrafficPolicy: Local`, which has no meaning for a headless service.
@@ -46,17 +46,17 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// `status.loadBalancer.ingress[].hostname`.
     #[serde(default)]
-    pub external_names: Vec<Text>,
+    pub external_names: Box<[Text]>,
     /// Annotation `traffic.istio.io/nodeSelector`: the labels of the nodes at whose addresses a gateway is reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node_selector: Option<Labels>,
+    pub node_selector: Option<Box<Labels>>,
     /// `spec.type: ExternalName`. The service has no other fields: DNS resolves its name to one outside the mesh.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub external: bool,
     /// Annotation `networking.istio.io/exportTo`: the namespaces whose clients see the service; empty: as the mesh
     /// settings say.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub export_to: Vec<Text>,
+    #[serde(default, skip_serializing_if = "<[Text]>::is_empty")]
+    pub export_to: Box<[Text]>,
     /// Linkerd's annotations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub linkerd: Option<Arc<ServiceAnnotations>>,
@@ -212,15 +212,15 @@ impl Record for Service {
             cluster_ips: ips.iter().take(2).filter_map(|ip| ip.parse().ok()).collect(),
             ports: spec.ports.iter().take(fields::MAX_PORTS).filter_map(PortSpec::extract).collect(),
             selects: selector.is_some(),
-            selector: selector.map(|of| fields::labels(Some(of))),
+            selector: selector.map(|of| Box::new(fields::labels(Some(of)))),
             publish_not_ready: spec.publish_not_ready_addresses,
             network: fields::network(&metadata),
             gateway_port: fields::label(&metadata, "networking.istio.io/gatewayPort").map(|of| of.parse().unwrap_or(0)),
             external_ips: external.filter(fields::is_reachable).collect(),
             external_names,
-            node_selector: fields::node_selector(&metadata),
+            node_selector: fields::node_selector(&metadata).map(Box::new),
             external: false,
-            export_to: fields::export_to(&metadata),
+            export_to: fields::export_to(&metadata).into(),
             linkerd: metadata.annotations.as_ref().and_then(ServiceAnnotations::read).map(Arc::new),
         })
     }
@@ -237,7 +237,7 @@ impl Record for Service {
         let ports = self.ports.iter().map(|port| size_of::<ServicePort>() + fields::size(&port.name));
         let addresses = (self.cluster_ips.len() + self.external_ips.len()) * size_of::<IpAddr>();
         let names = self.external_names.iter().map(|name| fields::size(name));
-        let selector = self.node_selector.iter().chain(&self.selector).map(Labels::size).sum::<usize>();
+        let selector = self.node_selector.iter().chain(&self.selector).map(|of| of.size()).sum::<usize>();
         let linkerd = self.linkerd.as_ref().map_or(0, |of| {
             let texts = of.retry_on.iter().chain(&of.problems).map(|text| text.len() + size_of::<String>());
             size_of::<ServiceAnnotations>() + texts.sum::<usize>()
@@ -263,7 +263,7 @@ impl Record for Service {
         self.external_ips = self.external_ips.to_vec();
         self.external_names = self.external_names.iter().map(copy).collect();
         self.export_to.iter_mut().for_each(|namespace| strings.text(namespace));
-        self.export_to = self.export_to.to_vec();
+
         self.linkerd = self.linkerd.as_ref().map(|of| Arc::new(ServiceAnnotations::clone(of)));
     }
 }
@@ -368,7 +368,7 @@ mod tests {
         assert_eq!(service.ports, [port]);
         assert_eq!(service.cluster_ips.len(), 2);
         assert_eq!(service.external_ips, ["203.0.113.10".parse::<IpAddr>().unwrap(), "198.51.100.1".parse().unwrap()]);
-        assert_eq!(service.external_names, ["x.example".into()]);
+        assert_eq!(*service.external_names, ["x.example".into()]);
         assert!(service.selects && !service.headless);
         let selector = service.selector.as_ref().and_then(|selector| selector.get("app"));
         assert_eq!(selector.map(|app| &**app), Some("reviews"));
@@ -380,7 +380,7 @@ mod tests {
         }
         assert_eq!((service.network.as_deref(), service.gateway_port), (Some("net-west"), Some(15443)));
         assert_eq!(service.created, 1_767_323_045);
-        assert_eq!(service.export_to, [".".into(), "shop".into(), "~".into()]);
+        assert_eq!(*service.export_to, [".".into(), "shop".into(), "~".into()]);
 
         let external =
             serde_json::json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {"type": "ExternalName"}});

@@ -421,7 +421,7 @@ fn run(world: &mut World, step: Step) {
             match variant {
                 1 => service.cluster_ips.clear(),
                 2 => service.ports[0].protocol = Protocol::Tcp,
-                4 => service.export_to = vec!["shop".into(), ["~", ".", "*"][usize::from(name)].into()],
+                4 => service.export_to = ["shop".into(), ["~", ".", "*"][usize::from(name)].into()].into(),
                 3 => {
                     (service.network, service.external_ips) =
                         (Some(["net-x", "net-z", "net-east"][usize::from(name)].into()), vec![[203, 0, 113, 1].into()])

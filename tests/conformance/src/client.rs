@@ -17,7 +17,6 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _,
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::case::Protocol;
-use crate::server::joined;
 
 mod order;
 mod raw;
@@ -231,4 +230,16 @@ async fn send(order: &Order, n: u32, session: &mut Session) -> Result<Response<I
         Sender::Http1(sender) => Ok(sender.send_request(request).await?),
         Sender::Http2(sender) => Ok(sender.send_request(request).await?),
     }
+}
+
+/// Headers by name; repeated ones are joined.
+pub(crate) fn joined(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::<String, String>::new();
+    for (name, value) in headers {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        all.entry(name.to_string())
+            .and_modify(|before| *before = format!("{before}, {value}"))
+            .or_insert_with(|| value.into_owned());
+    }
+    all
 }

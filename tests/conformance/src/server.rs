@@ -1,6 +1,5 @@
 //! The server in pods: it reports what it receives to the ledger, and does what the request's script says.
 
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::certificates;
-use crate::client::ID;
+use crate::client::{ID, joined};
 use crate::ledger::{Seen, report};
 use script::Step;
 
@@ -200,18 +199,6 @@ fn grpc_body() -> Body {
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     let frames = [Ok(Frame::data(Bytes::from_static(&[0; 5]))), Ok(Frame::trailers(trailers))];
     http_body_util::StreamBody::new(futures_util::stream::iter(frames)).boxed()
-}
-
-/// Headers by name; repeated ones are joined.
-pub(crate) fn joined(headers: &HeaderMap) -> BTreeMap<String, String> {
-    let mut all = BTreeMap::<String, String>::new();
-    for (name, value) in headers {
-        let value = String::from_utf8_lossy(value.as_bytes());
-        all.entry(name.to_string())
-            .and_modify(|before| *before = format!("{before}, {value}"))
-            .or_insert_with(|| value.into_owned());
-    }
-    all
 }
 
 /// The path of the ledger's socket in a directory.

@@ -401,7 +401,7 @@ fn a_gateway_with_only_a_host_name_is_reported() {
     let mut world = world_with_export();
     let mut named = gateway("net-east", 20);
     named.external_ips.clear();
-    named.external_names = vec!["lb.example.com".into()];
+    named.external_names = ["lb.example.com".into()].into();
     world.put("east", Object::Service(named.clone()));
     world.compile();
     assert_eq!(gateways(&world, "net-east"), [""; 0]);

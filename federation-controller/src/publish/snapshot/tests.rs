@@ -72,7 +72,7 @@ fn objects() -> Vec<Object> {
             network: Some("net-east".into()),
             gateway_port: Some(15443),
             external_ips: vec![[203, 0, 113, 20].into()],
-            external_names: vec!["lb.example.com".into()],
+            external_names: ["lb.example.com".into()].into(),
             ..Service::default()
         }
         .into(),

@@ -27,7 +27,7 @@ fn what_is_no_answer_decides_nothing() {
         (Some("0"), &[1, 0, 0, 0, 0], "compressed"),
         (Some("0"), &[0, 0, 0, 0, 9, 1], "not one message"),
         (Some("0"), &[0, 0xff, 0xff, 0xff, 0xff, 1], "not one message"),
-        (Some("0"), &[0, 0, 0, 0, 2, 0xff, 0xff], "no CheckResponse"),
+        (Some("0"), &[0, 0, 0, 0, 2, 0xff, 0xff], "cannot be read"),
     ] {
         let error = verdict(answer(status, body)).unwrap_err();
         assert!(error.contains(expected), "{error}");
