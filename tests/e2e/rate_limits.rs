@@ -25,21 +25,21 @@ fn kubectl(lab: &Lab, command: &str, manifest: &str) -> Outcome {
 
 /// Returns the statuses of requests to a URL, in order.
 fn statuses(lab: &Lab, arguments: &[&str], count: usize) -> Vec<String> {
-    (0..count).map(|_| status(lab, "frontend", arguments)).collect()
+    (0..count).map(|_| status(lab, "west/default/frontend", arguments)).collect()
 }
 
 #[test]
 fn documented_limits_take_effect_as_they_are() {
     kubectl_is_installed();
     let lab = lab(TOPOLOGY);
-    becomes(&lab, "frontend", &["http://backend:9080/"], "200");
-    becomes(&lab, "frontend", &["http://other:9080/api/a"], "200");
+    becomes(&lab, "west/default/frontend", &["http://backend:9080/"], "200");
+    becomes(&lab, "west/default/frontend", &["http://other:9080/api/a"], "200");
     let applied = kubectl(&lab, "apply", &accepted("rate-limits"));
     assert!(applied.code == Some(0) && !applied.stderr.contains("Warning"), "{applied:?}");
 
     // Four requests a minute, each of which may have been counted before this one saw the limit.
-    becomes(&lab, "frontend", &["http://backend:9080/"], "429");
-    let headers = lab.exec("frontend", &["curl", "-sS", "-i", "http://backend:9080/"]).stdout;
+    becomes(&lab, "west/default/frontend", &["http://backend:9080/"], "429");
+    let headers = lab.exec("west/default/frontend", &["curl", "-sS", "-i", "http://backend:9080/"]).stdout;
     assert!(headers.contains("429") && headers.contains("x-local-rate-limit: true"), "{headers}");
     assert!(headers.contains("local_rate_limited"), "{headers}");
 
@@ -53,7 +53,9 @@ fn documented_limits_take_effect_as_they_are() {
     assert_eq!(statuses(&lab, &user, 4), ["200", "200", "429", "429"]);
     assert_eq!(statuses(&lab, &["-H", "x-user: alice", "http://other:9080/else"], 3), ["200"; 3]);
     assert_eq!(statuses(&lab, &["http://other:9080/api/a"], 3), ["200"; 3]);
-    let headers = lab.exec("frontend", &["curl", "-sS", "-i", "-H", "x-user: bob", "http://other:9080/api/a"]).stdout;
+    let headers = lab
+        .exec("west/default/frontend", &["curl", "-sS", "-i", "-H", "x-user: bob", "http://other:9080/api/a"])
+        .stdout;
     assert!(headers.contains("x-ratelimit-limit: 2") && headers.contains("x-ratelimit-remaining: 1"), "{headers}");
 
     // Both say that they are in force.
@@ -75,7 +77,7 @@ fn documented_limits_take_effect_as_they_are() {
 
     // Without the limits, requests are carried.
     kubectl(&lab, "delete", &accepted("rate-limits"));
-    becomes(&lab, "frontend", &["http://backend:9080/"], "200");
+    becomes(&lab, "west/default/frontend", &["http://backend:9080/"], "200");
 }
 
 const LINKERD: &str = "
@@ -107,12 +109,12 @@ fn limited(lab: &Lab, from: &str) -> usize {
 fn a_policy_of_linkerd_limits_each_client_but_those_with_an_override() {
     kubectl_is_installed();
     let lab = lab(TOPOLOGY);
-    becomes(&lab, "frontend", &["http://other:9080/"], "200");
-    becomes(&lab, "backend", &["http://other:9080/"], "200");
+    becomes(&lab, "west/default/frontend", &["http://other:9080/"], "200");
+    becomes(&lab, "west/default/backend", &["http://other:9080/"], "200");
     lab.apply("west", LINKERD);
-    let in_force = eventually(SOON, || if limited(&lab, "frontend") > 0 { Ok(()) } else { Err(()) });
+    let in_force = eventually(SOON, || if limited(&lab, "west/default/frontend") > 0 { Ok(()) } else { Err(()) });
     assert!(in_force.is_ok(), "frontend is not limited");
-    assert_eq!(limited(&lab, "backend"), 0, "backend has a limit of its own");
+    assert_eq!(limited(&lab, "west/default/backend"), 0, "backend has a limit of its own");
     let condition = |name: &str| {
         let path = "-o=jsonpath={.status.conditions[?(@.type==\"Accepted\")].reason}";
         lab.kubectl("west", &["get", "httplocalratelimitpolicies", name, path]).stdout

@@ -95,6 +95,12 @@ impl HttpMatch {
             && self.further.iter().all(|condition| condition.is_met(facts))
     }
 
+    /// Returns whether every request meets the conditions: there are none, or one on a path that begins with `/`.
+    pub fn is_for_all(&self) -> bool {
+        let root = matches!(&self.path, Some(StringMatch::Prefix(prefix)) if &**prefix == "/");
+        self.is_unconditional() || (root && *self == Self { path: self.path.clone(), ..Self::default() })
+    }
+
     /// Returns whether there are no conditions, so that every request meets them.
     pub fn is_unconditional(&self) -> bool {
         *self == Self::default()

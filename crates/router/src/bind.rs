@@ -39,13 +39,15 @@ impl Binder {
         Self { published, workers, open: HashMap::new(), failed: HashSet::new() }
     }
 
-    /// Follows the configuration. Calls `ready` when the sockets of a configuration are open for the first time.
+    /// Follows the configuration. Calls `ready` when the sockets of a configuration are open for the first time; a gateway that no
+    /// Gateway selects yet has none, and is ready as well, as in Istio.
     pub(crate) async fn run(mut self, ready: impl FnOnce()) {
         let mut ready = Some(ready);
         loop {
             let published = self.published.clone();
             let changed = published.changed();
-            let wanted: Vec<SocketAddr> = published.newest().listeners.keys().copied().collect();
+            let config = published.newest();
+            let wanted: Vec<SocketAddr> = config.listeners.keys().copied().collect();
             // Connections of a listener that is removed stay open.
             self.open.retain(|address, _| wanted.contains(address));
             self.failed.retain(|address| wanted.contains(address));
@@ -65,7 +67,7 @@ impl Binder {
             }
             let failed = !self.failed.is_empty();
             if !failed
-                && !self.open.is_empty()
+                && config.received
                 && let Some(ready) = ready.take()
             {
                 ready();

@@ -15,6 +15,8 @@ use crate::names::Names;
 /// The configuration of a router at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct RouterConfig {
+    /// The controller has said what the listeners are, or that there are none.
+    pub(crate) received: bool,
     /// The listeners, by the address that they bind.
     pub(crate) listeners: HashMap<SocketAddr, Arc<Listener>>,
     /// What requests may say of their origin.

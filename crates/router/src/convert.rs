@@ -73,7 +73,7 @@ impl Builder {
             trusted_proxies: message.trusted_proxies,
             forward_client_cert: forward_client_cert(message.forward_client_cert()),
         };
-        Ok(RouterConfig { listeners, edge, proxy_protocol: message.proxy_protocol })
+        Ok(RouterConfig { received: true, listeners, edge, proxy_protocol: message.proxy_protocol })
     }
 
     fn servers(&mut self, servers: &[message::GatewayServer], tables: &Tables, credentials: &Credentials) -> Servers {

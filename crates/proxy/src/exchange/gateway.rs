@@ -198,10 +198,15 @@ impl<H: VirtualHosts + 'static> GatewayRequests<H> {
             claims: claims.as_ref().map(|claims| claims as &dyn route::Claims),
             ..facts_of(&exchange, self.forward.address().port())
         };
-        let Some(routed) = host.tables.iter().find_map(|table| Routed::of(table, &facts)) else {
+        let Some(routed) = first_route(&host.tables, &facts) else {
             return exchange.fail(&Failure::NoRoute(name.into()));
         };
         let to = self.forward.destination_of(&routed, &self.unrouted).await;
+        let outside = to.as_ref().is_ok_and(|to| !to.cluster.in_mesh());
+        if outside && self.downstream.peer.is_some() {
+            // Who called within the mesh does not concern servers outside of it.
+            exchange.head.headers.remove(headers::CLIENT_CERT);
+        }
         self.forward.direct(&mut exchange, to.as_ref().unwrap_or(&self.unrouted));
         self.forward.carry_chosen(exchange, &self.unrouted, routed, to).await
     }
@@ -210,6 +215,19 @@ impl<H: VirtualHosts + 'static> GatewayRequests<H> {
     fn is_https(&self, headers: &HeaderMap) -> bool {
         self.tls || headers.get(headers::FORWARDED_PROTO).is_some_and(|proto| proto == "https")
     }
+}
+
+/// Returns the route of a request: that of the first table with one. A route for all requests comes after the routes of all
+/// tables, as Istio merges them.
+fn first_route(tables: &[Arc<Table>], facts: &RequestFacts<'_>) -> Option<Routed> {
+    let mut for_all = None;
+    for routed in tables.iter().filter_map(|table| Routed::of(table, facts)) {
+        if tables.len() == 1 || !routed.is_for_all() {
+            return Some(routed);
+        }
+        for_all = for_all.or(Some(routed));
+    }
+    for_all
 }
 
 /// Answers with the same URL, but HTTPS.

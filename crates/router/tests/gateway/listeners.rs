@@ -36,6 +36,19 @@ async fn listeners_come_and_go_with_the_configuration() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_router_is_ready_before_its_first_gateway() {
+    let a = app("a").await;
+    let mut gateway = Gateway::new().await;
+    let port = free_port();
+    gateway.push_service("a", a.address, d::Protocol::Http);
+    gateway.route("one", "*", "a");
+    gateway.start().await;
+    gateway.push_listeners(vec![listener(port, vec![http_server("one", &["*"])])]);
+    until("the port is open", async || TcpStream::connect(at(port)).await.is_ok()).await;
+    assert_eq!(get(at(port), "a", "/", "").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_port_opens_when_all_of_its_routes_have_arrived() {
     let a = app("a").await;
     let mut gateway = Gateway::new().await;

@@ -87,7 +87,7 @@ fn host(text: &str, check: &mut Check) {
     }
     check.accept(names::wildcard_host(host));
     if host != "*" && !host.contains('.') {
-        check.warn("has a short name, which no Service has here: write <name>.<namespace>.svc.cluster.local");
+        check.error("has a short name, which no host is; write <name>.<namespace>.svc.cluster.local");
     }
 }
 

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, uri};
 use route::{
-    Action, CorsOutcome, Destination as RouteDestination, Forward, HeaderEdits, HttpRoute, RequestFacts, Retries,
-    RetryTokens, Table, choose,
+    Action, CorsOutcome, Destination as RouteDestination, Forward, HeaderEdits, HttpMatch, HttpRoute, RequestFacts,
+    Retries, RetryTokens, Table, choose,
 };
 use telemetry::ResponseFlags;
 use telemetry::access_log::Record;
@@ -50,6 +50,11 @@ impl Routed {
             Action::Redirect(_) | Action::Respond(_) => 0,
         };
         Some(Routed { index: chosen.index, prefix: chosen.prefix, table: table.clone(), destination })
+    }
+
+    /// Returns whether every request meets the route's conditions.
+    pub(in crate::exchange) fn is_for_all(&self) -> bool {
+        self.route().is_some_and(|route| route.matches.is_empty() || route.matches.iter().any(HttpMatch::is_for_all))
     }
 
     fn route(&self) -> Option<&HttpRoute> {

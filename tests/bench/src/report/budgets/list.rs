@@ -86,6 +86,16 @@ pub(super) const BUDGETS: &[Budget] = &[
     )
     .on_page("gateway, CPU per new connection"),
     budget(
+        "ingress gateway, CPU per request with the routes of ten hosts, beside Envoy configured by istiod: 32 connections and 1",
+        ("ingress", PER_REQUEST, &["HTTP/1.1 keep-alive", "1 KiB"]),
+        ratio_to(ISTIO, 0.4),
+    ),
+    budget(
+        "ingress gateway, memory with 1,000 hosts and certificates",
+        ("ingress", "resident memory", &["1000 hosts with certificates"]),
+        value(64.0, "MiB"),
+    ),
+    budget(
         "sidecar memory, 10 services used of 10,000 in the mesh, without rules and each with a VirtualService and a DestinationRule",
         ("memory", "resident memory of the sidecar", &["10 services used of 10000"]),
         value(12.0, "MiB"),
