@@ -90,7 +90,8 @@ fn testers_and_then_all_users_move_to_a_version_in_another_cluster_without_a_fai
 
     // A/B: users with a header see v2, and the others v1. The condition then changes.
     let (mut before, mut after) = (Vec::new(), Vec::new());
-    let during = calls(&lab, FRONTEND, REVIEWS, 6, || {
+    // Twice the time that the changes take on a busy machine.
+    let during = calls(&lab, FRONTEND, REVIEWS, 12, || {
         lab.apply("west", &weights(100, 0));
         before = with_header(&lab, "end-user: jason");
         let experiment = weights(100, 0).replace("end-user:", "x-experiment:").replace("exact: jason", "prefix: b");
