@@ -68,7 +68,8 @@ struct Sidecar {
 impl Sidecar {
     fn start(lab: &Lab, files: &str) -> Self {
         let program = program(lab);
-        let command = format!("{program} sidecar --from {files} >>{files}/log 2>&1 & echo $!");
+        // Without the environment of the pod, whose namespaces stand for the machine's.
+        let command = format!("env -i PATH=\"$PATH\" {program} sidecar --from {files} >>{files}/log 2>&1 & echo $!");
         let pid = lab.exec(MACHINE, &["sh", "-c", &command]).ok().trim().to_owned();
         Sidecar { pid }
     }
