@@ -65,7 +65,7 @@ pub(super) fn accounts() -> Vec<Value> {
         let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "watch"]}]);
         let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "gateway"});
         let subject = |name: &str, of: &str| json!({"kind": "ServiceAccount", "name": name, "namespace": of});
-        let subjects = json!([subject("gateway", &cell), subject("isthmus-controller", "istio-system")]);
+        let subjects = json!([subject("gateway", &cell), subject("isthmus-controller", "isthmus-system")]);
         for (kind, mut fields) in
             [("Role", json!({"rules": rules})), ("RoleBinding", json!({"roleRef": role, "subjects": subjects}))]
         {
