@@ -49,7 +49,7 @@ fn what_is_wrong_with_a_sidecar_is_named() {
         (json!({"egress": [{"hosts": ["reviews"]}]}), "error spec.egress[0].hosts[0]"),
         (json!({"egress": [{"hosts": ["UP/*"]}]}), "error spec.egress[0].hosts[0]"),
         (json!({"egress": [{"hosts": ["./a b"]}]}), "error spec.egress[0].hosts[0]"),
-        (json!({"egress": [{"hosts": ["./reviews"]}]}), "warning spec.egress[0].hosts[0]"),
+        (json!({"egress": [{"hosts": ["./reviews"]}]}), "error spec.egress[0].hosts[0]"),
         (json!({"egress": [{"hosts": ["./*"]}, {"hosts": ["./*"]}]}), "error spec.egress"),
         (
             json!({"egress": [{"port": port(1), "hosts": ["./*"]}, {"port": port(1), "hosts": ["./*"]}]}),
