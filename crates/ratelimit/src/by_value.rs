@@ -1,6 +1,6 @@
 //! The buckets of values that clients choose, bounded in number.
 //!
-//! A bucket that is full again is as good as a new one, so its place is given to another value. While all places that a value may
+//! A bucket that is full again equals a new one, so its place is given to another value. While all places that a value may
 //! have are in use, it shares one bucket with all others of which this is true: whoever makes up values has the rate of one value
 //! with them, and takes no memory.
 
