@@ -61,7 +61,7 @@ fn newest(published: &Published) -> Option<ReadinessProbe> {
 }
 
 impl Checks {
-    /// Makes checks and tells the health whenever enough of them in a row agree. Never ends.
+    /// Makes checks, and reports the health when enough of them in a row agree. Never ends.
     async fn repeat(&self, probe: &ReadinessProbe, tell: impl Fn(ApplicationHealth)) {
         let milliseconds = |value: u32| Duration::from_millis(value.into());
         sleep(milliseconds(probe.initial_delay_ms)).await;
