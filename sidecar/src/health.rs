@@ -161,8 +161,8 @@ mod tests {
         ReadinessProbe { success_threshold: 1, failure_threshold: 2, check: Some(check), ..ReadinessProbe::default() }
     }
 
-    fn checks() -> Checks {
-        Checks { address: Ipv4Addr::LOCALHOST.into(), mark: None }
+    fn checks(address: Ipv4Addr) -> Checks {
+        Checks { address: address.into(), mark: None }
     }
 
     #[test]
@@ -177,14 +177,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_answers_while_somebody_listens() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        // An address of its own: another test may take the port on a shared one as soon as it is free.
+        let own = Ipv4Addr::new(127, 0, 187, 1);
+        let listener = TcpListener::bind((own, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port().into();
         let tcp = |host: &str| probe(Check::Tcp(TcpProbe { host: host.into(), port }));
-        for host in ["", "127.0.0.1"] {
-            assert_eq!(checks().make(&tcp(host)).await, Ok(()), "{host}");
+        for host in ["", "127.0.187.1"] {
+            assert_eq!(checks(own).make(&tcp(host)).await, Ok(()), "{host}");
         }
         drop(listener);
-        assert!(checks().make(&tcp("")).await.is_err());
+        assert!(checks(own).make(&tcp("")).await.is_err());
     }
 
     #[tokio::test]
@@ -193,7 +195,7 @@ mod tests {
             [(&["true"][..], true), (&["false"], false), (&["/no/such/program"], false), (&[], false)]
         {
             let command = command.iter().map(|part| (*part).to_owned()).collect();
-            let result = checks().make(&probe(Check::Exec(ExecProbe { command }))).await;
+            let result = checks(Ipv4Addr::LOCALHOST).make(&probe(Check::Exec(ExecProbe { command }))).await;
             assert_eq!(result.is_ok(), passes, "{result:?}");
         }
     }
