@@ -5,6 +5,7 @@ readonly HELM3=v3.22.0
 readonly HELM4=v4.3.2
 readonly ISTIO=v0.0.0-20260827124520-eed52ebb66ad
 readonly FLAGGER=v1.36.1
+readonly RATELIMIT=v1.4.1-0.20260122083618-3fb702589d36
 readonly K9S=v0.50.16
 readonly KUBERNETES_PYTHON=37.0.2
 
