@@ -257,8 +257,8 @@ fn condition(state: &RuleState) -> (&'static str, &'static str, String) {
         (true, true, _) => ("False", "Invalid", "this version is invalid: the last valid one stays in effect".into()),
         (true, false, _) => ("False", "Invalid", "it is invalid, and has no effect".into()),
         (false, _, 0) => ("True", "InEffect", "the controller has compiled it for the proxies".into()),
-        (false, _, problems) => {
-            ("True", "InEffect", format!("the controller has compiled it for the proxies, with {problems} messages"))
+        (false, _, _) => {
+            ("True", "InEffect", "the controller has compiled it for the proxies; see validationMessages".into())
         }
     }
 }
