@@ -18,7 +18,7 @@ statuses() {
 is_limited() { statuses probe 2 "$1" | has '429 '; }
 
 ratelimit_starts() {
-    sed "s|REDIS|$redis_program|; s|RATELIMIT|$cache/ratelimit-$RATELIMIT/service_cmd|" "$here/ratelimit/ratelimit.yaml" |
+    sed "s|\[REDIS,|[$redis_program,|; s|\[RATELIMIT]|[$cache/ratelimit-$RATELIMIT/service_cmd]|" "$here/ratelimit/ratelimit.yaml" |
         kubectl --kubeconfig "$west" apply -f -
     local name
     for name in ratelimit shop api visitor; do kr rollout status "deployment/$name" --timeout=60s; done
@@ -26,7 +26,7 @@ ratelimit_starts() {
 }
 shop_answers() { equal "$(statuses nobody 1 shop)" '200 1'; }
 limits_are_accepted() {
-    kubectl --kubeconfig "$west" apply -f "$here/ratelimit/limits.yaml" >"$scratch/limits" 2>&1
+    kubectl --kubeconfig "$west" apply -f "$here/ratelimit/limits.yaml" 2>&1 | tee "$scratch/limits"
     lacks "$scratch/limits" Warning
     eventually 30 is_limited shop
     eventually 30 is_limited api
