@@ -1,0 +1,88 @@
+//! The objects of the importing cluster.
+
+use anyhow::{Context as _, bail};
+use api::service_entry_export::{BY_COMMAND, Drift, MANAGED_BY, drift};
+use kube::ResourceExt as _;
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
+use lab::console::{Patience, print_stderr};
+use serde_json::Value;
+
+use crate::access::ClusterAccess;
+
+/// Field manager of server-side apply.
+const FIELD_MANAGER: &str = "isthmus-export";
+
+/// An object as the API server knows it.
+struct Named<'a> {
+    api: Api<DynamicObject>,
+    kind: &'a str,
+    namespace: &'a str,
+    name: &'a str,
+}
+
+impl<'a> Named<'a> {
+    fn of(cluster: &ClusterAccess, object: &'a Value) -> Self {
+        let text = |value: &'a Value| value.as_str().unwrap_or_default();
+        let (kind, api_version) = (text(&object["kind"]), text(&object["apiVersion"]));
+        let (namespace, name) = (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let plural = if kind == "ServiceEntry" { "serviceentries" } else { "destinationrules" };
+        let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
+        let api = Api::namespaced_with(cluster.client.clone(), namespace, &resource);
+        Named { api, kind, namespace, name }
+    }
+
+    async fn get(&self, cluster: &ClusterAccess, patience: &Patience) -> anyhow::Result<Option<DynamicObject>> {
+        let found = patience.answer(&cluster.api_server(), self.api.get_opt(self.name)).await?;
+        found.with_context(|| format!("reading {self} of {}", cluster.name))
+    }
+}
+
+impl std::fmt::Display for Named<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
+/// Applies an object. One that this command has not written is left alone.
+pub(super) async fn apply(cluster: &ClusterAccess, object: &Value, patience: &Patience) -> anyhow::Result<()> {
+    let named = Named::of(cluster, object);
+    let present = named.get(cluster, patience).await?;
+    let is_ours = |found: &DynamicObject| found.labels().get(MANAGED_BY).is_some_and(|by| by == BY_COMMAND);
+    if present.as_ref().is_some_and(|found| !is_ours(found)) {
+        bail!(
+            "{named} of {} was not written by isthmus export\n  delete it, or label it {MANAGED_BY}={BY_COMMAND} to have it replaced",
+            cluster.name
+        );
+    }
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let applied = named.api.patch(named.name, &params, &Patch::Apply(object));
+    match patience.answer(&cluster.api_server(), applied).await? {
+        Err(kube::Error::Api(status)) if status.code == 404 && present.is_none() => bail!(
+            "{} has no namespace {}, or does not define {}\n  create the namespace: {} create namespace {}; or choose another: --into NAMESPACE",
+            cluster.name,
+            named.namespace,
+            named.kind,
+            cluster.kubectl,
+            named.namespace
+        ),
+        applied => applied.with_context(|| format!("applying {named} to {}", cluster.name))?,
+    };
+    print_stderr(&format!("{}: {named} applied", cluster.name));
+    Ok(())
+}
+
+/// Returns how the objects of a cluster differ from these.
+pub(super) async fn compare(
+    cluster: &ClusterAccess,
+    objects: &[Value],
+    patience: &Patience,
+) -> anyhow::Result<Vec<Drift>> {
+    let mut drifts = Vec::new();
+    for object in objects {
+        let found = Named::of(cluster, object).get(cluster, patience).await?;
+        let found = found.map(serde_json::to_value).transpose()?;
+        drifts.extend(drift(object, found.as_ref()));
+    }
+    Ok(drifts)
+}
