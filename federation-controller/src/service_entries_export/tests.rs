@@ -100,6 +100,11 @@ async fn what_is_no_longer_exported_is_deleted_if_that_is_certain() {
     let kept = Wanted { kept: [Key::new("default", NAME)].into(), ..none(known(true, &[("east", true)])) };
     ok(&central, &kept).await;
     assert!(has(), "its gateway is away");
+    for certain in [known(true, &[("east", true)]), known(true, &[])] {
+        ok(&central, &wanted("203.0.113.20")).await;
+        ok(&central, &none(certain)).await;
+        assert!(!has() && central.get(RULES, "default", NAME).is_none());
+    }
 }
 
 #[tokio::test]
