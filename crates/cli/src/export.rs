@@ -83,6 +83,9 @@ pub(crate) async fn run(args: ExportArgs) -> anyhow::Result<ExitCode> {
     match importing {
         Some(cluster) if args.apply => {
             for object in &made {
+                target::check_host(&cluster, object, &patience).await?;
+            }
+            for object in &made {
                 target::apply(&cluster, object, &patience).await?;
             }
             let try_it = format!("isthmus export --check, with the same options, tells when {} differs", cluster.name);

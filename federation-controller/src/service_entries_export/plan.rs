@@ -192,7 +192,7 @@ fn refusal(inventory: &Inventory, cluster: &ClusterInventory, key: &Key, target:
     };
     importing.services().get(key).map(|_| {
         format!(
-            "it has a Service {key} of its own, which takes precedence over every ServiceEntry; delete that Service"
+            "it has a Service {key} of its own, whose pods the DestinationRule would apply to as well; delete that Service"
         )
     })
 }

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, bail};
 use api::service_entry_export::{BY_COMMAND, Drift, MANAGED_BY, drift};
+use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt as _;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use lab::console::{Patience, print_stderr};
@@ -42,6 +43,23 @@ impl std::fmt::Display for Named<'_> {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(out, "{} {}/{}", self.kind, self.namespace, self.name)
     }
+}
+
+/// Returns an error if an object is for the host of a Service of the cluster. In Istio the DestinationRule would apply to the
+/// Service's own pods as well, and in Isthmus the Service takes precedence.
+pub(super) async fn check_host(cluster: &ClusterAccess, object: &Value, patience: &Patience) -> anyhow::Result<()> {
+    let host = object["spec"]["host"].as_str().unwrap_or_default();
+    let mut parts = host.splitn(4, '.');
+    let (Some(name), Some(namespace), Some("svc")) = (parts.next(), parts.next(), parts.next()) else { return Ok(()) };
+    let services: Api<Service> = Api::namespaced(cluster.client.clone(), namespace);
+    let found = patience.answer(&cluster.api_server(), services.get_opt(name)).await?;
+    if found.with_context(|| format!("reading Service {namespace}/{name} of {}", cluster.name))?.is_some() {
+        bail!(
+            "{} has a Service {namespace}/{name} of its own, so {host} is not free there\n  give the service another host: --host {name}.{namespace}.global",
+            cluster.name
+        );
+    }
+    Ok(())
 }
 
 /// Applies an object. One that this command has not written is left alone.

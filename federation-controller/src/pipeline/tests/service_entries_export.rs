@@ -116,7 +116,7 @@ fn what_cannot_be_written_is_reported() {
             format!("{begin} east: it is the cluster that exports it"),
             format!("{begin} nowhere: no cluster of that name is joined; joined are central, east, west"),
             format!(
-                "{begin} west: it has a Service default/ratings of its own, which takes precedence over every ServiceEntry; delete that Service"
+                "{begin} west: it has a Service default/ratings of its own, whose pods the DestinationRule would apply to as well; delete that Service"
             ),
         ]
     );
