@@ -101,7 +101,9 @@ pub(crate) fn plan(inventory: &Inventory, store: &Store, known: Known) -> Plan {
         let mut counts: BTreeMap<&Text, usize> = BTreeMap::new();
         let mut exports: Vec<&Export> = cluster.exports().values().filter(|export| !export.to.is_empty()).collect();
         exports.sort_by_key(|export| export.key());
-        for (key, target) in exports.iter().flat_map(|export| export.to.iter().map(|target| (export.key(), target))) {
+        for (key, target) in
+            exports.iter().flat_map(|export| export.to.iter().map(move |target| (export.key(), target)))
+        {
             let count = counts.entry(target).or_default();
             let why = match refusal(inventory, cluster, &key, target) {
                 None if *count == SERVICES => {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::Api;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType};
 use serde_json::{Value, json};
 
@@ -253,13 +253,11 @@ async fn drift(bed: &Bed) -> Result<()> {
     answers(bed, "/", "after the drift is mended", |_| true).await
 }
 
+/// Changes an object of the importing mesh.
 async fn patch(bed: &Bed, kind: &str, changes: Value) -> Result<()> {
-    let object = json!({
-        "apiVersion": "networking.istio.io/v1", "kind": kind,
-        "metadata": {"name": "ratings-exported", "namespace": "default"},
-    });
-    let (api, what) = bed.api(&object);
-    let changes = serde_json::from_value(changes)?;
-    api.patch("ratings-exported", &PatchParams::default(), &Patch::<()>::Json(changes)).await.context(what)?;
+    let changes = changes.to_string();
+    let patch = ["-n", "default", "patch", kind, "ratings-exported", "--type", "json", "-p", &changes];
+    let (done, said) = bed.isthmus(&[&["lab", "kubectl", "west", "--"][..], &patch].concat()).await?;
+    ensure!(done, "{said}");
     Ok(())
 }

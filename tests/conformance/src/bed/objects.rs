@@ -72,7 +72,7 @@ impl Bed {
     }
 
     /// The resource of an object, and what it is called.
-    pub(crate) fn api(&self, object: &Value) -> (Api<DynamicObject>, String) {
+    fn api(&self, object: &Value) -> (Api<DynamicObject>, String) {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (kind, api_version) = (text(&object["kind"]), text(&object["apiVersion"]));
         let (namespace, name) = (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
