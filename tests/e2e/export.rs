@@ -161,6 +161,15 @@ fn check_another_host(lab: &Lab) {
         all.stdout.contains("DestinationRule default/reviews-exported: spec.host: is \"reviews.east.global\""),
         "{all:?}"
     );
+    lab.kubectl("east", &["delete", "serviceexport", "reviews"]).ok();
+    let surplus = "ServiceEntry default/reviews-exported: exists, but its service is not exported";
+    let named = eventually(SOON, || {
+        let all = export(lab, &["-A", "--check", "--context", "west"]);
+        if all.code == Some(1) && all.stdout.contains(surplus) { Ok(()) } else { Err(all) }
+    });
+    named.expect("the objects of a service that is not exported any more");
+    export(lab, &["-A", "--apply", "--prune", "--context", "west"]).ok();
+    export(lab, &["-A", "--check", "--context", "west"]).ok();
 }
 
 /// East's controller keeps the entry in west, and takes it away.

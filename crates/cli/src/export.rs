@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
-use api::service_entry_export::{ExportSettings, ExportedService, objects};
+use api::service_entry_export::{Drift, ExportSettings, ExportedService, objects};
 use lab::console::{Patience, print, print_stderr};
 use serde_json::Value;
 
@@ -17,6 +17,8 @@ use crate::sources::count;
 
 mod choose;
 mod target;
+
+use choose::Chosen;
 
 /// Give exported services to other meshes, as ServiceEntries.
 #[derive(Debug, clap::Args)]
@@ -56,6 +58,9 @@ pub(crate) struct ExportArgs {
     /// Compare the objects with those of the importing cluster; exit with 1 and name each difference
     #[arg(long, requires = "context", conflicts_with = "apply")]
     check: bool,
+    /// With --apply of all services of a namespace, or of all: delete objects whose services are not exported any more
+    #[arg(long, requires = "apply", conflicts_with_all = ["services", "selector", "into"])]
+    prune: bool,
     /// Host by which the importing mesh calls the service; otherwise its own: NAME.NAMESPACE.svc.DOMAIN
     #[arg(long)]
     host: Option<String>,
@@ -77,41 +82,54 @@ pub(crate) async fn run(args: ExportArgs) -> anyhow::Result<ExitCode> {
     let patience = Patience::new(args.timeout, "check that it runs and can be reached, or wait longer: --timeout 60s");
     let exporting = choose::exporting(&args).await?;
     let importing = importing(&args).await?;
-    let services = choose::services(&args, &exporting, &patience).await?;
+    let Chosen { clusters, services } = choose::services(&args, &exporting, &patience).await?;
     let made = made(&args, &services)?;
-    let places = |what: &str| format!("{} {what}", count(services.len(), "service"));
-    match importing {
-        Some(cluster) if args.apply => {
-            for object in &made {
-                target::check_host(&cluster, object, &patience).await?;
-            }
-            for object in &made {
-                target::apply(&cluster, object, &patience).await?;
-            }
-            let try_it = format!("isthmus export --check, with the same options, tells when {} differs", cluster.name);
-            print_stderr(&format!("{}\ntry: {try_it}", places(&format!("applied to {}", cluster.name))));
-            Ok(ExitCode::SUCCESS)
-        }
-        Some(cluster) => {
-            let drifts = target::compare(&cluster, &made, &patience).await?;
-            if drifts.is_empty() {
-                print_stderr(&format!("{}: no difference in {}", places("compared"), cluster.name));
-                return Ok(ExitCode::SUCCESS);
-            }
-            let lines: String = drifts.iter().map(|drift| format!("{drift}\n")).collect();
-            print(&printable(&lines))?;
-            print_stderr(&format!(
-                "{} in {}\n  write the expected values with the same options and --apply in place of --check",
-                count(drifts.len(), "difference"),
-                cluster.name
-            ));
-            Ok(ExitCode::FAILURE)
-        }
-        None => {
-            print(&printable(&yaml(&made)?))?;
-            Ok(ExitCode::SUCCESS)
-        }
+    let Some(importing) = importing else {
+        print(&printable(&yaml(&made)?))?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    // Of a part of the services nothing is known about the others.
+    let whole = args.services.is_empty() && args.selector.is_none() && args.into.is_none();
+    let from: Vec<&str> = clusters.iter().map(String::as_str).collect();
+    let surplus = match whole && (args.check || args.prune) {
+        true => target::surplus(&importing, &made, args.namespace.as_deref(), &from, &patience).await?,
+        false => Vec::new(),
+    };
+    let services = count(services.len(), "service");
+    let name = &importing.name;
+    if args.check {
+        let mut drifts = target::compare(&importing, &made, &patience).await?;
+        drifts.extend(surplus.iter().map(|of| Drift::surplus(of.to_string())));
+        return report(&drifts, &services, name);
     }
+    for object in &made {
+        target::check_host(&importing, object, &patience).await?;
+    }
+    for object in &made {
+        target::apply(&importing, object, &patience).await?;
+    }
+    for of in &surplus {
+        target::delete(&importing, of, &patience).await?;
+    }
+    let same = "isthmus export --check, with the same options, tells when they differ";
+    print_stderr(&format!("{services} applied to {name}\ntry: {same}"));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what differs.
+fn report(drifts: &[Drift], services: &str, importing: &str) -> anyhow::Result<ExitCode> {
+    if drifts.is_empty() {
+        print_stderr(&format!("{services} compared: no difference in {importing}"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let lines: String = drifts.iter().map(|drift| format!("{drift}\n")).collect();
+    print(&printable(&lines))?;
+    print_stderr(&format!(
+        "{} in {importing}\n  write what is expected with the same options and --apply in place of --check; --prune deletes what is \
+         not exported any more",
+        count(drifts.len(), "difference")
+    ));
+    Ok(ExitCode::FAILURE)
 }
 
 /// Returns the importing cluster, if the command uses one.

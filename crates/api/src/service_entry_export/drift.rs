@@ -14,9 +14,9 @@ const MAX_VALUE: usize = 200;
 pub struct Drift {
     /// The object, as `<kind> <namespace>/<name>`.
     pub object: String,
-    /// The path of the field, such as `spec.endpoints[0].address`; empty: the object does not exist.
+    /// The path of the field, such as `spec.endpoints[0].address`; empty: the object as a whole.
     pub field: String,
-    /// The value that was found as JSON; `None`: the field is absent.
+    /// The value that was found as JSON; `None`: the field is absent, or the object does not exist.
     pub found: Option<String>,
     /// The value that is expected as JSON; `None`: the field should be absent.
     pub expected: Option<String>,
@@ -26,7 +26,8 @@ impl fmt::Display for Drift {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Drift { object, field, found, expected } = self;
         match (field.as_str(), found, expected) {
-            ("", ..) => write!(out, "{object}: does not exist"),
+            ("", None, _) => write!(out, "{object}: does not exist"),
+            ("", Some(_), _) => write!(out, "{object}: exists, but its service is not exported"),
             (_, None, Some(expected)) => write!(out, "{object}: {field}: is absent, expected {expected}"),
             (_, Some(found), None) => write!(out, "{object}: {field}: is {found}, expected to be absent"),
             (_, found, expected) => {
@@ -34,6 +35,13 @@ impl fmt::Display for Drift {
                 write!(out, "{object}: {field}: is {}, expected {}", text(found), text(expected))
             }
         }
+    }
+}
+
+impl Drift {
+    /// Returns the difference that an object, as `<kind> <namespace>/<name>`, exists which should not.
+    pub fn surplus(object: String) -> Self {
+        Drift { object, field: String::new(), found: Some(String::new()), expected: None }
     }
 }
 

@@ -77,12 +77,14 @@ pub(super) async fn exporting(args: &ExportArgs) -> anyhow::Result<Exporting> {
     Ok(Exporting { primary: args.access.of_lab(&lab, &primary).await?, clusters })
 }
 
+/// The chosen services, and the names in the mesh of the clusters that export them.
+pub(super) struct Chosen {
+    pub(super) clusters: Vec<String>,
+    pub(super) services: Vec<ExportedService>,
+}
+
 /// Returns the chosen services, by namespace and name.
-pub(super) async fn services(
-    args: &ExportArgs,
-    exporting: &Exporting,
-    patience: &Patience,
-) -> anyhow::Result<Vec<ExportedService>> {
+pub(super) async fn services(args: &ExportArgs, exporting: &Exporting, patience: &Patience) -> anyhow::Result<Chosen> {
     let page = page(args, exporting, patience).await?;
     let clusters: Vec<&str> = exporting.clusters.iter().map(|cluster| exporting.name(cluster, &page)).collect();
     if let Some(unknown) = clusters.iter().find(|cluster| !page.clusters.iter().any(|known| known == *cluster)) {
@@ -118,7 +120,7 @@ pub(super) async fn services(
             services.len()
         );
     }
-    Ok(services)
+    Ok(Chosen { clusters: clusters.into_iter().map(str::to_owned).collect(), services })
 }
 
 fn name_of(row: &ExportRow) -> ServiceName {

@@ -1,10 +1,11 @@
 //! The objects of the importing cluster.
 
 use anyhow::{Context as _, bail};
-use api::service_entry_export::{BY_COMMAND, Drift, MANAGED_BY, drift};
+use api::networking::{DestinationRule, ServiceEntry};
+use api::service_entry_export::{BY_COMMAND, Drift, EXPORTED_FROM, MANAGED_BY, drift};
 use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt as _;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use lab::console::{Patience, print_stderr};
 use serde_json::Value;
 
@@ -24,11 +25,12 @@ struct Named<'a> {
 impl<'a> Named<'a> {
     fn of(cluster: &ClusterAccess, object: &'a Value) -> Self {
         let text = |value: &'a Value| value.as_str().unwrap_or_default();
-        let (kind, api_version) = (text(&object["kind"]), text(&object["apiVersion"]));
         let (namespace, name) = (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
-        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let plural = if kind == "ServiceEntry" { "serviceentries" } else { "destinationrules" };
-        let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
+        let kind = text(&object["kind"]);
+        let resource = match kind {
+            "ServiceEntry" => ApiResource::erase::<ServiceEntry>(&()),
+            _ => ApiResource::erase::<DestinationRule>(&()),
+        };
         let api = Api::namespaced_with(cluster.client.clone(), namespace, &resource);
         Named { api, kind, namespace, name }
     }
@@ -87,6 +89,63 @@ pub(super) async fn apply(cluster: &ClusterAccess, object: &Value, patience: &Pa
         applied => applied.with_context(|| format!("applying {named} to {}", cluster.name))?,
     };
     print_stderr(&format!("{}: {named} applied", cluster.name));
+    Ok(())
+}
+
+/// Returns the objects of a cluster that this command has written for services of some clusters, without these ones. `namespace`:
+/// only there.
+pub(super) async fn surplus(
+    cluster: &ClusterAccess,
+    objects: &[Value],
+    namespace: Option<&str>,
+    from: &[&str],
+    patience: &Patience,
+) -> anyhow::Result<Vec<Surplus>> {
+    let mut surplus = Vec::new();
+    for kind in [ApiResource::erase::<ServiceEntry>(&()), ApiResource::erase::<DestinationRule>(&())] {
+        let api: Api<DynamicObject> = match namespace {
+            Some(namespace) => Api::namespaced_with(cluster.client.clone(), namespace, &kind),
+            None => Api::all_with(cluster.client.clone(), &kind),
+        };
+        let params = ListParams::default().labels(&format!("{MANAGED_BY}={BY_COMMAND}"));
+        let listed = patience.answer(&cluster.api_server(), api.list_metadata(&params)).await?;
+        let listed = listed.with_context(|| format!("listing objects of kind {} of {}", kind.kind, cluster.name))?;
+        for found in listed.items {
+            let (namespace, name) = (found.namespace().unwrap_or_default(), found.name_any());
+            let clusters = found.annotations().get(EXPORTED_FROM).map(String::as_str).unwrap_or_default();
+            let is_made = |object: &&Value| {
+                let metadata = &object["metadata"];
+                object["kind"] == *kind.kind && metadata["namespace"] == *namespace && metadata["name"] == *name
+            };
+            if clusters.split(',').all(|of| from.contains(&of)) && objects.iter().find(is_made).is_none() {
+                surplus.push(Surplus { kind: kind.clone(), namespace, name });
+            }
+        }
+    }
+    Ok(surplus)
+}
+
+/// An object whose service is not exported any more.
+pub(super) struct Surplus {
+    kind: ApiResource,
+    namespace: String,
+    name: String,
+}
+
+impl std::fmt::Display for Surplus {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} {}/{}", self.kind.kind, self.namespace, self.name)
+    }
+}
+
+/// Deletes an object.
+pub(super) async fn delete(cluster: &ClusterAccess, of: &Surplus, patience: &Patience) -> anyhow::Result<()> {
+    let api: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), &of.namespace, &of.kind);
+    match patience.answer(&cluster.api_server(), api.delete(&of.name, &DeleteParams::default())).await? {
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        deleted => drop(deleted.with_context(|| format!("deleting {of} of {}", cluster.name))?),
+    }
+    print_stderr(&format!("{}: {of} deleted", cluster.name));
     Ok(())
 }
 
