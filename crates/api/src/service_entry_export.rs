@@ -114,7 +114,7 @@ impl ExportSettings {
     /// Returns the settings with which `isthmus export` writes a service: into its own namespace, by its own name.
     pub fn of_command(service: &ExportedService) -> Self {
         ExportSettings {
-            object_name: format!("{}-exported", service.name),
+            object_name: object_name(&service.name),
             namespace: service.namespace.clone(),
             host: service.hostname.clone(),
             weights: false,
@@ -132,6 +132,11 @@ impl ExportSettings {
             ..ExportSettings::of_command(service)
         }
     }
+}
+
+/// Returns the name of the objects that the command writes for a service.
+pub fn object_name(service: &str) -> String {
+    format!("{service}-exported")
 }
 
 impl ExportedService {

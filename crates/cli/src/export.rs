@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
-use api::service_entry_export::{Drift, ExportSettings, ExportedService, objects};
+use api::service_entry_export::{Drift, ExportSettings, ExportedService, object_name, objects};
 use lab::console::{Patience, print, print_stderr};
 use serde_json::Value;
 
@@ -82,7 +82,7 @@ pub(crate) async fn run(args: ExportArgs) -> anyhow::Result<ExitCode> {
     let patience = Patience::new(args.timeout, "check that it runs and can be reached, or wait longer: --timeout 60s");
     let exporting = choose::exporting(&args).await?;
     let importing = importing(&args).await?;
-    let Chosen { clusters, services } = choose::services(&args, &exporting, &patience).await?;
+    let Chosen { clusters, services, unreachable } = choose::services(&args, &exporting, &patience).await?;
     let made = made(&args, &services)?;
     let Some(importing) = importing else {
         print(&printable(&yaml(&made)?))?;
@@ -91,10 +91,12 @@ pub(crate) async fn run(args: ExportArgs) -> anyhow::Result<ExitCode> {
     // Of a part of the services nothing is known about the others.
     let whole = args.services.is_empty() && args.selector.is_none() && args.into.is_none();
     let from: Vec<&str> = clusters.iter().map(String::as_str).collect();
-    let surplus = match whole && (args.check || args.prune) {
+    let mut surplus = match whole && (args.check || args.prune) {
         true => target::surplus(&importing, &made, args.namespace.as_deref(), &from, &patience).await?,
         false => Vec::new(),
     };
+    // They are still exported.
+    surplus.retain(|of| !unreachable.iter().any(|(namespace, name)| of.is(namespace, &object_name(name))));
     let services = count(services.len(), "service");
     let name = &importing.name;
     if args.check {

@@ -10,7 +10,7 @@ use install::debug_pages::DebugPages;
 use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
-use lab::console::Patience;
+use lab::console::{Patience, print_stderr};
 
 use super::ExportArgs;
 use crate::access::{ClusterAccess, UNREADABLE_PAGE, describe};
@@ -81,6 +81,8 @@ pub(super) async fn exporting(args: &ExportArgs) -> anyhow::Result<Exporting> {
 pub(super) struct Chosen {
     pub(super) clusters: Vec<String>,
     pub(super) services: Vec<ExportedService>,
+    /// The namespaces and names of those that no other network can reach now.
+    pub(super) unreachable: Vec<(String, String)>,
 }
 
 /// Returns the chosen services, by namespace and name.
@@ -103,11 +105,20 @@ pub(super) async fn services(args: &ExportArgs, exporting: &Exporting, patience:
         }
         (named, _) => named.iter().cloned().collect::<BTreeSet<_>>(),
     };
-    let mut services = Vec::new();
+    let (mut services, mut unreachable) = (Vec::new(), Vec::new());
     for name in &names {
-        services.push(service(exporting, &clusters, &rows, name, patience).await?);
+        match service(exporting, &clusters, &rows, name, patience).await {
+            Ok(service) => services.push(service),
+            // Of many, the others are given.
+            Err(error) if args.services.is_empty() => {
+                print_stderr(&format!("warning: {}", describe(&error)));
+                unreachable.push((name.namespace.clone(), name.name.clone()));
+            }
+            Err(error) => return Err(error),
+        }
     }
-    if services.is_empty() {
+    let may_be_none = args.services.is_empty() && args.selector.is_none() && (args.check || args.prune);
+    if services.is_empty() && !may_be_none {
         bail!(
             "{} exports no such service\n  export one by a ServiceExport of its namespace and name, or list them: {} get serviceexports -A",
             clusters.join(" and "),
@@ -120,7 +131,7 @@ pub(super) async fn services(args: &ExportArgs, exporting: &Exporting, patience:
             services.len()
         );
     }
-    Ok(Chosen { clusters: clusters.into_iter().map(str::to_owned).collect(), services })
+    Ok(Chosen { clusters: clusters.into_iter().map(str::to_owned).collect(), services, unreachable })
 }
 
 fn name_of(row: &ExportRow) -> ServiceName {

@@ -132,6 +132,13 @@ pub(super) struct Surplus {
     name: String,
 }
 
+impl Surplus {
+    /// Returns whether the object has this namespace and name.
+    pub(super) fn is(&self, namespace: &str, name: &str) -> bool {
+        self.namespace == namespace && self.name == name
+    }
+}
+
 impl std::fmt::Display for Surplus {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(out, "{} {}/{}", self.kind.kind, self.namespace, self.name)
