@@ -27,6 +27,18 @@ pub(crate) struct Wanted {
     pub(crate) known: Arc<Known>,
 }
 
+impl Wanted {
+    /// Returns whether the cluster is to have nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.kept.is_empty()
+    }
+
+    /// Returns the names of the objects.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Key> {
+        self.objects.keys().chain(&self.kept)
+    }
+}
+
 /// Which clusters are joined, and which of them are known in full.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Known {

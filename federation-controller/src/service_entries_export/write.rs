@@ -28,18 +28,6 @@ pub(super) struct Outcome {
     pub(super) objects: usize,
 }
 
-impl Wanted {
-    /// Returns whether the cluster is to have nothing.
-    pub(super) fn is_empty(&self) -> bool {
-        self.objects.is_empty() && self.kept.is_empty()
-    }
-
-    /// Returns the names of the objects.
-    pub(super) fn names(&self) -> impl Iterator<Item = &Key> {
-        self.objects.keys().chain(&self.kept)
-    }
-}
-
 /// Makes the objects of a cluster what is wanted. `own` is the controller's cluster.
 pub(super) async fn write(client: &Client, own: &str, wanted: &Wanted) -> Result<Outcome, Trouble> {
     let kinds = [ApiResource::erase::<ServiceEntry>(&()), ApiResource::erase::<DestinationRule>(&())];

@@ -75,8 +75,8 @@ pub(super) async fn apply(cluster: &ClusterAccess, object: &Value, patience: &Pa
             cluster.name
         );
     }
-    let params = PatchParams::apply(FIELD_MANAGER).force();
-    let applied = named.api.patch(named.name, &params, &Patch::Apply(object));
+    let (params, patch) = (PatchParams::apply(FIELD_MANAGER).force(), Patch::Apply(object));
+    let applied = named.api.patch(named.name, &params, &patch);
     match patience.answer(&cluster.api_server(), applied).await? {
         Err(kube::Error::Api(status)) if status.code == 404 && present.is_none() => bail!(
             "{} has no namespace {}, or does not define {}\n  create the namespace: {} create namespace {}; or choose another: --into NAMESPACE",
