@@ -11,7 +11,7 @@ const SOON: Duration = Duration::from_secs(20);
 const FRONTEND: &str = "west/default/frontend";
 const RATINGS: &str = "http://ratings:9080/";
 
-/// Two primaries, of which neither reads the other.
+/// Two primaries. A lab's read each other, until their secrets are deleted.
 const TOPOLOGY: &str = "
 apiVersion: lab.isthmus.dev/v1alpha1
 kind: Topology
@@ -19,8 +19,8 @@ metadata: {name: apart}
 spec:
   networks: [{name: net-west}, {name: net-east}]
   clusters:
-    - {name: west, role: primary, network: net-west, region: us-west}
-    - {name: east, role: primary, network: net-east, region: us-east}
+    - {name: west, role: primary, secretsOf: [east], network: net-west, region: us-west}
+    - {name: east, role: primary, secretsOf: [west], network: net-east, region: us-east}
   workloads:
     - {name: frontend, cluster: west}
     - {name: ratings, cluster: east}
@@ -53,7 +53,12 @@ fn lab() -> Lab {
     kubectl_is_installed();
     let directory = TestDirectory::new(User::Own);
     std::fs::write(directory.path("topologies").join("apart.yaml"), TOPOLOGY).expect("written");
-    Lab::up_in(directory, "apart.yaml")
+    let lab = Lab::up_in(directory, "apart.yaml");
+    for (cluster, other) in [("west", "east"), ("east", "west")] {
+        let secret = format!("istio-remote-secret-{other}");
+        lab.kubectl(cluster, &["-n", "istio-system", "delete", "secret", &secret]).ok();
+    }
+    lab
 }
 
 /// Requests ratings from west until east answers, and checks whom east's sidecar saw.

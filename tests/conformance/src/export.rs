@@ -46,6 +46,12 @@ pub async fn run(isthmus: &Path, programs: &Programs) -> Result<()> {
 }
 
 async fn checks(bed: &Bed, programs: &Programs) -> Result<()> {
+    for (cluster, other) in [("west", "east"), ("east", "west")] {
+        let secret = format!("istio-remote-secret-{other}");
+        let delete = ["lab", "kubectl", cluster, "--", "-n", "istio-system", "delete", "secret", &secret];
+        let (done, said) = bed.isthmus(&delete).await?;
+        ensure!(done, "{said}");
+    }
     write_certificate(bed).await?;
     let programs = programs.copied(bed.directory())?;
     bed.apply(namespace()).await?;
