@@ -120,7 +120,7 @@ fn check_what_is_refused(lab: &Lab) {
 fn check_command(lab: &Lab) {
     let printed = export(lab, &["default/ratings"]).ok();
     for part in [
-        "address: 203.0.113.20",
+        "203.0.113.20",
         "locality: us-east/us-east-a",
         "outbound_.9080_._.ratings.default.svc.cluster.local",
         "spiffe://cluster.local/ns/default/sa/ratings",
