@@ -52,7 +52,7 @@ istiod_is_leader() {
 # In a lab of its own: a mesh of istiod and Envoy uses a service of a mesh of Isthmus.
 istiod_uses_an_export() {
     local envoy
-    envoy=$(find "${envoy_program%/bin/envoy}" -path '*/envoy/_bin/envoy' | head -1)
+    envoy=$(find "$envoy_directory" -path '*/envoy/_bin/envoy' | head -1)
     "${isthmus%/*}/isthmus-conformance" export --isthmus "$isthmus" --pilot-discovery "$istio_programs/pilot-discovery" --envoy "$envoy" >"$scratch/export" 2>&1 ||
         { tail -5 "$scratch/export"; return 1; }
     contains "$scratch/export" 'ok  the whole service' 'ok  subset v2' 'ok  a server of another identity is refused' 'ok  --check fails'

