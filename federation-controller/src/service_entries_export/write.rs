@@ -117,8 +117,8 @@ async fn apply(
     match present {
         Some(present) => {
             let found = serde_json::to_value(present).unwrap_or_default();
-            if let (Some(uid), true) = (present.uid(), drift(&object, Some(&found)).is_empty()) {
-                return Ok(uid);
+            if drift(&object, Some(&found)).is_empty() {
+                return Ok(present.uid().unwrap_or_default());
             }
         }
         None => {
