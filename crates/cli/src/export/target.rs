@@ -113,11 +113,11 @@ pub(super) async fn surplus(
         for found in listed.items {
             let (namespace, name) = (found.namespace().unwrap_or_default(), found.name_any());
             let clusters = found.annotations().get(EXPORTED_FROM).map(String::as_str).unwrap_or_default();
-            let is_made = |object: &&Value| {
+            let is_made = |object: &Value| {
                 let metadata = &object["metadata"];
                 object["kind"] == *kind.kind && metadata["namespace"] == *namespace && metadata["name"] == *name
             };
-            if clusters.split(',').all(|of| from.contains(&of)) && objects.iter().find(is_made).is_none() {
+            if clusters.split(',').all(|of| from.contains(&of)) && !objects.iter().any(is_made) {
                 surplus.push(Surplus { kind: kind.clone(), namespace, name });
             }
         }
