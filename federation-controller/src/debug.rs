@@ -8,6 +8,7 @@
 //! | `/debug/proxies` | a list of [`ProxyRow`]s |
 //! | `/debug/services`, `/debug/services/<hostname>` | a list of hostnames, and a [`ServicePage`] |
 //! | `/debug/gateways` | a list of [`GatewayRow`]s |
+//! | `/debug/exports` | an [`ExportsPage`] |
 //!
 //! All pages are read-only and contain no secrets. Metrics and readiness are open; the debug pages, which describe the whole
 //! mesh, are for authorized clients (`access.rs`).
@@ -39,6 +40,8 @@ mod tests;
 pub use pages::{
     AddressRow, ClusterRow, ClustersPage, EndpointRow, GatewayRow, ProxyRow, RefusalRow, ServicePage, TrustRow,
 };
+
+pub use crate::service_entries_export::{ExportRow, ExportsPage};
 
 use crate::ca::Authorities;
 use crate::clusters::Clusters;
@@ -154,9 +157,10 @@ impl Debug {
             "/debug/proxies" => json(&pages::proxies(&self.shared)),
             "/debug/gateways" => json(&pages::gateways(&self.shared)),
             "/debug/services" => json(&pages::services(&self.shared)),
+            "/debug/exports" => json(&pages::exports(&self.shared)),
             "/" | "/debug" => text(
                 StatusCode::OK,
-                "/metrics\n/ready\n/debug/clusters\n/debug/proxies\n/debug/services\n/debug/services/<hostname>\n/debug/gateways\n",
+                "/metrics\n/ready\n/debug/clusters\n/debug/proxies\n/debug/services\n/debug/services/<hostname>\n/debug/gateways\n/debug/exports\n",
             ),
             _ => match path.strip_prefix("/debug/services/").map(|hostname| pages::service(&self.shared, hostname)) {
                 Some(Some(page)) => json(&page),

@@ -34,6 +34,7 @@ mod recorder;
 mod registration;
 mod rule_status;
 mod run;
+mod service_entries_export;
 mod slots;
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ mod service_rules;
 mod slice;
 
 pub use credential::{ROOTS_SUFFIX, SecretRead, ServerCredential};
-pub use export::Export;
+pub use export::{Export, MAX_TARGETS};
 pub use gateway::Gateway;
 pub use keys::{KeySource, Keys};
 pub use labels::Labels;

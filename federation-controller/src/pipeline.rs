@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{oneshot, watch};
@@ -23,7 +23,7 @@ use tracing::{debug, info, warn};
 use crate::clusters::queue::Receiver;
 use crate::compile::Compiler;
 use crate::compile::resource::{Compiled, CompiledService};
-use crate::inventory::{Group, Inventory};
+use crate::inventory::{Group, Inventory, ObjectNotice};
 use crate::metrics::Metrics;
 use crate::objects::Text;
 use crate::objects::event::Event;
@@ -55,6 +55,8 @@ pub struct State {
     applied: AtomicU64,
     /// Those of them whose resources are published.
     published: watch::Sender<u64>,
+    /// The ServiceExports of which no ServiceEntry is kept in a cluster that they name.
+    unwritten_exports: Mutex<BTreeSet<ObjectNotice>>,
     /// The controller's counters.
     pub metrics: Metrics,
     /// Cancelled when the controller stops.
@@ -70,6 +72,7 @@ impl State {
             changes: watch::Sender::new(0),
             applied: AtomicU64::new(0),
             published: watch::Sender::new(0),
+            unwritten_exports: Mutex::default(),
             metrics,
             stop: CancellationToken::new(),
         })
@@ -84,6 +87,16 @@ impl State {
     /// Locks the published resources for reading.
     pub fn store(&self) -> RwLockReadGuard<'_, Store> {
         self.store.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the notices about ServiceExports of which no ServiceEntry is kept in a cluster that they name.
+    pub(crate) fn unwritten_exports(&self) -> BTreeSet<ObjectNotice> {
+        self.unwritten_exports.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces these notices.
+    pub(crate) fn set_unwritten_exports(&self, notices: BTreeSet<ObjectNotice>) {
+        *self.unwritten_exports.lock().unwrap_or_else(PoisonError::into_inner) = notices;
     }
 
     /// Returns whether resources are published.

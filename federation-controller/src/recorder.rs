@@ -50,7 +50,8 @@ pub(crate) async fn run(state: Arc<State>, clusters: Clusters) {
             () = state.stop.cancelled() => return,
             () = tokio::time::sleep(INTERVAL) => {}
         }
-        let notices = state.inventory().object_notices();
+        let mut notices = state.inventory().object_notices();
+        notices.extend(state.unwritten_exports());
         for notice in ledger.due(notices, Instant::now()) {
             let Some(client) = clusters.client(&notice.cluster) else { continue };
             match write(client, &notice).await {

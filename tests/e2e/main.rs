@@ -9,6 +9,7 @@ mod canary;
 mod circuit_breakers;
 mod clusters;
 mod commands;
+mod export;
 mod external_authorization;
 mod failover;
 mod gateways;

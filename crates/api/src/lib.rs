@@ -10,6 +10,7 @@
 //! - [`analyze`]: what is wrong in and between objects, for `isthmus analyze`.
 //! - [`import`]: what becomes of the objects of another mesh, for `isthmus import`.
 //! - [`export`]: ServiceExport and ServiceImport of the Multi-Cluster Services API (KEP-1645).
+//! - [`service_entry_export`]: exported services as ServiceEntries of other meshes, for `isthmus export` and the controller.
 //! - [`compatibility`]: kinds and fields that are accepted and have no effect.
 //! - [`remote_secret`]: the Secret that adds a remote cluster, and [`kubeconfig`]: validation of the kubeconfig in it.
 //! - [`reader`]: the service account whose token a remote secret holds.
@@ -38,6 +39,7 @@ pub mod reader;
 pub mod remote_secret;
 mod resource;
 pub mod security;
+pub mod service_entry_export;
 pub mod smi;
 pub mod yaml;
 

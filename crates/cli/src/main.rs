@@ -12,6 +12,7 @@ mod authz;
 mod ca;
 mod completion;
 mod config;
+mod export;
 mod import;
 mod join;
 mod sources;
@@ -55,6 +56,8 @@ enum IsthmusCommand {
     Authz(authz::AuthzArgs),
     /// Find what is wrong in and between objects, in files and clusters
     Analyze(analyze::AnalyzeArgs),
+    /// Give exported services to other meshes, as ServiceEntries
+    Export(export::ExportArgs),
     /// Report what works of the objects of Istio, Linkerd or SMI
     Import(import::ImportArgs),
     /// Prepare machines whose processes join the mesh
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         IsthmusCommand::Config(args) => block_on(config::run(args)),
         IsthmusCommand::Authz(args) => block_on(authz::run(args)),
         IsthmusCommand::Analyze(args) => block_on(analyze::run(args)),
+        IsthmusCommand::Export(args) => block_on(export::run(args)),
         IsthmusCommand::Import(args) => block_on(import::run(args)),
         IsthmusCommand::Workload(args) => block_on(workload::run(args)),
         IsthmusCommand::Version(args) => block_on(version::run(args)),

@@ -3,6 +3,7 @@
 use api::compatibility::GROUPS;
 use api::names::{CLAIMS_CONFIG_MAP, DEBUG_READER, INJECTION_WEBHOOK, WARNING_WEBHOOK};
 use api::reader::{RbacRule, SERVING, Served, WATCHED};
+use api::service_entry_export::WRITING;
 use serde_json::{Value, json};
 
 use crate::components::{CONTROLLER, GATEWAY};
@@ -117,6 +118,7 @@ fn controller(of: &Installation) -> Vec<Value> {
         &REVIEWING,
         &RECORDING,
         &REGISTERING,
+        &WRITING,
     ]);
     let subjects = json!([{"kind": "ServiceAccount", "name": CONTROLLER, "namespace": of.namespace}]);
     let bound = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": CONTROLLER});

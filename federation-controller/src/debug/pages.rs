@@ -17,6 +17,7 @@ use crate::gauges::link_word;
 use crate::inventory::{ClusterInventory, Inventory};
 use crate::objects::{Key, Kind as Object, Record as _, Service};
 use crate::publish::Store;
+use crate::service_entries_export::{self, ExportsPage};
 
 /// The page `/debug/clusters`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -271,6 +272,8 @@ pub(super) fn clusters(shared: &Shared, parts: Option<&(Clusters, Authorities)>)
     });
     let mut page = ClustersPage { clusters: rows.collect(), problems: Vec::new() };
     page.problems.extend(inventory.notices());
+    let unwritten = shared.state.unwritten_exports();
+    page.problems.extend(unwritten.iter().map(|notice| format!("Cluster {}: {}", notice.cluster, notice.message)));
     if let Some((clusters, _)) = parts {
         page.problems.extend(clusters.problems().iter().map(|problem| match problem.cluster.is_empty() {
             true => format!("Secret {}: {}", problem.secret, problem.why),
@@ -416,6 +419,11 @@ fn endpoint_row(name: &str, endpoint: Endpoint) -> EndpointRow {
         None => {}
     }
     row
+}
+
+pub(super) fn exports(shared: &Shared) -> ExportsPage {
+    let (inventory, store) = (shared.state.inventory(), shared.state.store());
+    service_entries_export::page(&inventory, &store)
 }
 
 pub(super) fn gateways(shared: &Shared) -> Vec<GatewayRow> {

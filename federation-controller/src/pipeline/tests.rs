@@ -22,6 +22,7 @@ mod policies;
 mod rule_bounds;
 mod rules;
 mod scenes;
+mod service_entries_export;
 mod service_rules;
 mod sidecars;
 
@@ -246,7 +247,7 @@ fn node(name: &str, zone: &str) -> Node {
 }
 
 fn export(name: &str) -> Export {
-    Export { namespace: "default".into(), name: name.into(), created: 1 }
+    Export { namespace: "default".into(), name: name.into(), created: 1, ..Export::default() }
 }
 
 #[derive(Clone, Debug)]
