@@ -37,7 +37,8 @@ mod pages;
 mod tests;
 
 pub use pages::{
-    AddressRow, ClusterRow, ClustersPage, EndpointRow, GatewayRow, ProxyRow, RefusalRow, ServicePage, TrustRow,
+    AddressRow, ClusterRow, ClustersPage, EndpointRow, GatewayRow, LeaseRow, PathRow, ProxyRow, RefusalRow,
+    ServicePage, TrustRow,
 };
 
 use crate::ca::Authorities;

@@ -42,6 +42,8 @@ const VALID: u32 = 3;
 const UNWATCHED: Duration = Duration::from_secs(10);
 /// What is left of every lease after such a time at least, so that proxies can open their streams and report.
 const GRACE: Duration = Duration::from_secs(15);
+/// How long a link is down before a lease runs: a link that has been lost is often back with the next heartbeat.
+const SETTLING: Duration = Duration::from_secs(3);
 /// The number of transitions that are kept for Events.
 const RECENT: usize = 64;
 
@@ -51,6 +53,8 @@ pub struct Leases {
     length: Duration,
     leases: BTreeMap<Text, Lease>,
     words: Words,
+    /// The clusters whose links are down, and since which step.
+    down: BTreeMap<Text, SystemTime>,
     /// The time of the last step; of the snapshot's after a restart.
     stepped: Option<SystemTime>,
     /// The newest transitions, each with its number.
@@ -90,8 +94,19 @@ pub struct Changes {
 pub struct Known {
     /// The cluster.
     pub cluster: Text,
-    /// Whether its API server answers and is read.
-    pub link: bool,
+    /// The link to its API server.
+    pub link: KnownLink,
+}
+
+/// The link to the API server of a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KnownLink {
+    /// The server answers, and the cluster is read.
+    Up,
+    /// The link was begun, and it is not known whether the server answers.
+    Begun,
+    /// The server does not answer, or the cluster is not read.
+    Down,
 }
 
 /// The leases as the snapshot keeps them. Times are of the clock, so that they mean the same after a restart.
@@ -108,6 +123,7 @@ impl Default for Leases {
             length: LEASE,
             leases: BTreeMap::new(),
             words: Words::default(),
+            down: BTreeMap::new(),
             stepped: None,
             recent: VecDeque::new(),
             count: 0,
@@ -145,18 +161,34 @@ impl Leases {
         let drained = self.leases.values().filter(|lease| !lease.drained().is_empty()).count();
         self.leases.retain(|name, _| known.iter().any(|of| of.cluster == *name));
         self.counts.retain(|(name, _), _| self.leases.contains_key(name));
+        self.down.retain(|name, _| self.leases.contains_key(name));
         changes.drained = drained != self.leases.values().filter(|lease| !lease.drained().is_empty()).count();
         for Known { cluster, link } in known {
             let lease = self.leases.entry(cluster.clone()).or_insert_with(|| Lease::new(now));
+            let settling = match link {
+                KnownLink::Up => {
+                    self.down.remove(cluster);
+                    false
+                }
+                KnownLink::Begun => true,
+                KnownLink::Down => {
+                    let since = *self.down.entry(cluster.clone()).or_insert(now);
+                    now.duration_since(since).is_ok_and(|time| time < SETTLING)
+                }
+            };
+            if settling && lease.state() == LeaseState::Fresh {
+                continue;
+            }
+            let link = *link == KnownLink::Up;
             // Of a cluster that answers, proxies' words change nothing but the end of a drain.
-            let opinions = match *link && lease.drained().is_empty() {
+            let opinions = match link && lease.drained().is_empty() {
                 true => Vec::new(),
                 false => self.words.opinions(cluster, now, self.interval() * VALID),
             };
             let alive = opinions.iter().filter_map(|opinion| opinion.last_alive).max();
             let verdicts = opinions.iter().map(|opinion| (opinion.viewer.clone(), opinion.verdict())).collect();
             let before = (lease.state(), lease.drained().clone());
-            lease.step(&Signals { link: *link, alive, verdicts }, self.length, now);
+            lease.step(&Signals { link, alive, verdicts }, self.length, now);
             changes.drained |= *lease.drained() != before.1;
             let to = lease.state();
             if (before.0 == LeaseState::Expired) != (to == LeaseState::Expired) {

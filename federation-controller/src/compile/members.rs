@@ -161,7 +161,8 @@ const NEIGHBOURS: usize = 16;
 impl Scope<'_> {
     /// Returns the endpoints and summaries.
     pub(super) fn endpoints(&self, members: Vec<Member<'_>>, shared: &mut Shared) -> Vec<Endpoint> {
-        let withdrawn = if self.exported { withdrawal::of(self.inventory, self.subsets, &members) } else { BTreeSet::new() };
+        let withdrawn =
+            if self.exported { withdrawal::of(self.inventory, self.subsets, &members) } else { BTreeSet::new() };
         let reachable = self.reachable(&members, &withdrawn);
         let mut endpoints = Vec::with_capacity(members.len() + 4);
         let mut prototypes: Vec<Arc<Prototype>> = Vec::new();

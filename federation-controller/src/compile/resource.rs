@@ -203,7 +203,8 @@ mod tests {
     #[test]
     fn the_part_of_an_audience_in_a_cluster() {
         let list = |names: &[&str]| -> Box<[Text]> { names.iter().map(|name| Text::from(*name)).collect() };
-        let namespaces = |clusters: &[&str]| Audience::Namespaces { clusters: list(clusters), namespaces: list(&["a"]) };
+        let namespaces =
+            |clusters: &[&str]| Audience::Namespaces { clusters: list(clusters), namespaces: list(&["a"]) };
         for (audience, expected) in [
             (Audience::All, Audience::Clusters(list(&["east"]))),
             (Audience::OtherClusters(list(&["west"])), Audience::Clusters(list(&["east"]))),

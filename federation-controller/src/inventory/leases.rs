@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use super::lists::PathEvidence;
 use super::{Group, Inventory};
 use crate::leases::words::{Speaker, Word};
-use crate::leases::{Changes, Known, Leases, Saved};
+use crate::leases::{Changes, Known, KnownLink, Leases, Saved};
 use crate::objects::event::Link;
 use crate::objects::{Key, Text};
 
@@ -37,7 +37,11 @@ impl Inventory {
         let remote = self.clusters.values().filter(|cluster| !cluster.info.own);
         let known = remote.map(|cluster| Known {
             cluster: cluster.info.name.clone(),
-            link: cluster.link.0 == Link::Connected,
+            link: match cluster.link.0 {
+                Link::Connected => KnownLink::Up,
+                Link::Connecting => KnownLink::Begun,
+                Link::Lost(_) | Link::Refused(_) | Link::Excluded(_) => KnownLink::Down,
+            },
         });
         let known: Vec<Known> = known.collect();
         let Changes { expired, drained } = self.leases.step(&known, now);

@@ -122,8 +122,7 @@ impl Lists {
         let doubt = list.doubtful.as_ref()?;
         let age = now.duration_since(connected_since.max(doubt.since)).unwrap_or_default();
         let contradicted = |path: &PathEvidence| proves(kind) && path.alive.is_some_and(|alive| alive > doubt.since);
-        let confirmed =
-            path.is_none_or(|path| path.dead || (doubt.repeated && !contradicted(&path)));
+        let confirmed = path.is_none_or(|path| path.dead || (doubt.repeated && !contradicted(&path)));
         if age < CONFIRM_EMPTY || !confirmed {
             return None;
         }

@@ -24,11 +24,8 @@ impl Mailbox {
     /// Leaves the words of a proxy.
     pub fn leave(&self, cluster: &Text, pod: Key, account: &Text, reports: &[PathReport]) {
         let known = |of: &&PathReport| !of.cluster.is_empty() && of.cluster.len() <= MAX_NAME && of.checks > 0;
-        let word = |of: &PathReport| Word {
-            cluster: of.cluster.as_str().into(),
-            checks: of.checks,
-            failing: of.failing,
-        };
+        let word =
+            |of: &PathReport| Word { cluster: of.cluster.as_str().into(), checks: of.checks, failing: of.failing };
         let words: Vec<Word> = reports.iter().filter(known).take(MAX_WORDS).map(word).collect();
         if !words.is_empty() {
             self.lock().insert((cluster.clone(), pod, account.clone()), words);

@@ -124,7 +124,9 @@ pub fn restore(inventory: &mut Inventory, directory: &Path) {
         } else if name == LEASES {
             match read_json(&path) {
                 Ok(leases) => inventory.restore_leases(leases),
-                Err(error) => warn!(path = %path.display(), %error, "leases of the snapshot are left out; they begin anew"),
+                Err(error) => {
+                    warn!(path = %path.display(), %error, "leases of the snapshot are left out; they begin anew")
+                }
             }
         } else if name == KEYS {
             match read_lines(&path) {

@@ -124,7 +124,10 @@ mod tests {
         let event = west.get("/api/v1/events", "istio-system", "lease-east-f4434").expect("an Event");
         assert_eq!((&event["reason"], &event["type"]), (&json!("LeaseDrained"), &json!("Warning")));
         assert_eq!(event["involvedObject"]["uid"], "u1");
-        assert_eq!((&event["firstTimestamp"], &event["message"]), (&json!("1970-01-01T00:16:40Z"), &json!("cluster east: dead")));
+        assert_eq!(
+            (&event["firstTimestamp"], &event["message"]),
+            (&json!("1970-01-01T00:16:40Z"), &json!("cluster east: dead"))
+        );
         assert_eq!(write().await, Ok(()), "written once");
     }
 }

@@ -37,9 +37,8 @@ pub(super) fn of(inventory: &Inventory, subsets: &[Subset], members: &[Member<'_
 fn offers<'m>(member: &'m Member<'_>, subsets: &'m [Subset]) -> impl Iterator<Item = Offer> + 'm {
     let ports = member.ports.keys().filter(|_| member.health == Health::Ready);
     ports.flat_map(move |port| {
-        let selected = subsets.iter().enumerate().filter(|(_, subset)| {
-            member.pod.is_some_and(|pod| selects(subset, &pod.labels))
-        });
+        let selected =
+            subsets.iter().enumerate().filter(|(_, subset)| member.pod.is_some_and(|pod| selects(subset, &pod.labels)));
         [None].into_iter().chain(selected.map(|(index, _)| Some(index))).map(move |subset| (*port, subset))
     })
 }
