@@ -156,7 +156,8 @@ impl Leases {
     /// Brings all leases up to now. Clusters that are not known any longer lose theirs.
     pub fn step(&mut self, known: &[Known], now: SystemTime) -> Changes {
         self.skip_unwatched(now);
-        self.words.forget(now, self.interval() * VALID);
+        let (length, valid) = (self.length, self.valid());
+        self.words.forget(now, valid);
         let mut changes = Changes::default();
         let drained = self.leases.values().filter(|lease| !lease.drained().is_empty()).count();
         self.leases.retain(|name, _| known.iter().any(|of| of.cluster == *name));
@@ -183,19 +184,19 @@ impl Leases {
             // Of a cluster that answers, proxies' words change nothing but the end of a drain.
             let opinions = match link && lease.drained().is_empty() {
                 true => Vec::new(),
-                false => self.words.opinions(cluster, now, self.interval() * VALID),
+                false => self.words.opinions(cluster, now, valid),
             };
             let alive = opinions.iter().filter_map(|opinion| opinion.last_alive).max();
             let verdicts = opinions.iter().map(|opinion| (opinion.viewer.clone(), opinion.verdict())).collect();
             let before = (lease.state(), lease.drained().clone());
-            lease.step(&Signals { link, alive, verdicts }, self.length, now);
+            lease.step(&Signals { link, alive, verdicts }, length, now);
             changes.drained |= *lease.drained() != before.1;
             let to = lease.state();
             if (before.0 == LeaseState::Expired) != (to == LeaseState::Expired) {
                 changes.expired.push(cluster.clone());
             }
             if before.0 != to {
-                let message = lease.describe(cluster, &opinions, self.length);
+                let message = lease.describe(cluster, &opinions, length);
                 let transition = Transition { cluster: cluster.clone(), from: before.0, to, at: now, message };
                 self.note(transition);
             }
@@ -231,7 +232,7 @@ impl Leases {
 
     /// Returns what the proxies of other clusters say of a cluster now.
     pub fn opinions(&self, cluster: &str, now: SystemTime) -> Vec<Opinion> {
-        self.words.opinions(cluster, now, self.interval() * VALID)
+        self.words.opinions(cluster, now, self.valid())
     }
 
     /// Returns the transitions after the one of this number, each with its number. At most [`RECENT`] are kept.
@@ -258,6 +259,11 @@ impl Leases {
     pub fn restore(&mut self, saved: Saved) {
         self.stepped = Some(saved.at);
         self.leases = saved.leases;
+    }
+
+    /// Returns for how long a word counts.
+    fn valid(&self) -> Duration {
+        self.interval() * VALID
     }
 
     fn skip_unwatched(&mut self, now: SystemTime) {

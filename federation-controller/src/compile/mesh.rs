@@ -46,12 +46,12 @@ pub(super) fn settings(inventory: &Inventory) -> Resource {
 }
 
 fn drained(inventory: &Inventory) -> Vec<DrainedCluster> {
-    let drained = inventory.leases().drained();
-    let message = |(cluster, viewers): (&Text, _)| DrainedCluster {
-        cluster: cluster.to_string(),
-        viewers: Iterator::map(viewers, |viewer: &Text| viewer.to_string()).collect(),
-    };
-    drained.map(message).collect()
+    let mut drained = Vec::new();
+    for (cluster, viewers) in inventory.leases().drained() {
+        let viewers = viewers.map(ToString::to_string).collect();
+        drained.push(DrainedCluster { cluster: cluster.to_string(), viewers });
+    }
+    drained
 }
 
 /// Returns how often proxies report of their paths; 0 for their default, which is that of leases of the default length.

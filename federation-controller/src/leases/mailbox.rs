@@ -14,10 +14,13 @@ use crate::objects::{Key, Text};
 /// The longest name of a cluster: the data key of a Secret.
 const MAX_NAME: usize = 253;
 
-/// The words that wait. By the cluster, pod and service account of the proxy.
+/// The words of proxies, by cluster, pod and service account.
+pub type Letters = BTreeMap<(Text, Key, Text), Vec<Word>>;
+
+/// The words that wait.
 #[derive(Debug, Default)]
 pub struct Mailbox {
-    words: Mutex<BTreeMap<(Text, Key, Text), Vec<Word>>>,
+    words: Mutex<Letters>,
 }
 
 impl Mailbox {
@@ -33,11 +36,11 @@ impl Mailbox {
     }
 
     /// Takes the words that wait.
-    pub fn take(&self) -> BTreeMap<(Text, Key, Text), Vec<Word>> {
+    pub fn take(&self) -> Letters {
         std::mem::take(&mut *self.lock())
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(Text, Key, Text), Vec<Word>>> {
+    fn lock(&self) -> MutexGuard<'_, Letters> {
         // Every change under this lock is a single step.
         self.words.lock().unwrap_or_else(PoisonError::into_inner)
     }

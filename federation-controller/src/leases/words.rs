@@ -112,11 +112,11 @@ impl Words {
         let heard = self.heard.entry((cluster, pod)).or_insert(Heard { node, at: now, about: BTreeMap::new() });
         heard.at = now;
         for word in words.into_iter().filter(|word| word.cluster != own).take(MAX_WORDS) {
-            let said = (word.failing, now);
+            let (said, full) = ((word.failing, now), heard.about.len() >= MAX_WORDS);
             match heard.about.get_mut(&word.cluster) {
                 Some(about) if about.checks == word.checks => {}
                 Some(about) => *about = About { checks: word.checks, said: Some(said) },
-                None if heard.about.len() >= MAX_WORDS => {}
+                None if full => {}
                 // After a stream was opened again, the report is one of before: only what follows it is new.
                 None => {
                     let said = (word.checks == 1).then_some(said);

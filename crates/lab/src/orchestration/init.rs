@@ -365,7 +365,7 @@ impl LabInit {
             ControlRequest::ReviveNode { cluster, node } => self.node_fault(cluster, node, false),
             ControlRequest::Cut { from, to, only, cut } => {
                 let mut cuts = self.cuts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                cuts.change(&self.topology, &self.networks, (from, to, *only), *cut)
+                cuts.change(&self.topology, &self.networks, (from.as_str(), to.as_str(), *only), *cut)
             }
             ControlRequest::Reach { gateway, server_name } => {
                 handshake::probe(*gateway, server_name).map_err(|error| client_error::system(&error))
