@@ -26,7 +26,7 @@ pub mod mailbox;
 mod tests;
 pub mod words;
 
-use lease::{Lease, LeaseState, Signals};
+use lease::{ClusterLease, LeaseState, Signals};
 use words::{Opinion, Speaker, Word, Words};
 
 use crate::objects::Text;
@@ -51,7 +51,7 @@ const RECENT: usize = 64;
 #[derive(Debug)]
 pub struct Leases {
     length: Duration,
-    leases: BTreeMap<Text, Lease>,
+    leases: BTreeMap<Text, ClusterLease>,
     words: Words,
     /// The clusters whose links are down, and since which step.
     down: BTreeMap<Text, SystemTime>,
@@ -111,10 +111,10 @@ pub enum KnownLink {
 
 /// The leases as the snapshot keeps them. Times are of the clock, so that they mean the same after a restart.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Saved {
+pub struct SavedLeases {
     /// When this was saved.
     at: SystemTime,
-    leases: BTreeMap<Text, Lease>,
+    leases: BTreeMap<Text, ClusterLease>,
 }
 
 impl Default for Leases {
@@ -165,7 +165,7 @@ impl Leases {
         self.down.retain(|name, _| self.leases.contains_key(name));
         changes.drained = drained != self.leases.values().filter(|lease| !lease.drained().is_empty()).count();
         for Known { cluster, link } in known {
-            let lease = self.leases.entry(cluster.clone()).or_insert_with(|| Lease::new(now));
+            let lease = self.leases.entry(cluster.clone()).or_insert_with(|| ClusterLease::new(now));
             let settling = match link {
                 KnownLink::Up => {
                     self.down.remove(cluster);
@@ -221,12 +221,12 @@ impl Leases {
     }
 
     /// Returns the lease of a cluster; the controller's own has none.
-    pub fn of(&self, cluster: &str) -> Option<&Lease> {
+    pub fn of(&self, cluster: &str) -> Option<&ClusterLease> {
         self.leases.get(cluster)
     }
 
     /// Returns all leases, by cluster.
-    pub fn all(&self) -> impl Iterator<Item = (&Text, &Lease)> {
+    pub fn all(&self) -> impl Iterator<Item = (&Text, &ClusterLease)> {
         self.leases.iter()
     }
 
@@ -246,8 +246,8 @@ impl Leases {
     }
 
     /// Returns the leases for the snapshot.
-    pub fn save(&self) -> Saved {
-        Saved { at: self.stepped.unwrap_or(SystemTime::UNIX_EPOCH), leases: self.leases.clone() }
+    pub fn save(&self) -> SavedLeases {
+        SavedLeases { at: self.stepped.unwrap_or(SystemTime::UNIX_EPOCH), leases: self.leases.clone() }
     }
 
     /// Returns whether some lease changes with the time, so that a snapshot of some seconds ago is out of date.
@@ -256,7 +256,7 @@ impl Leases {
     }
 
     /// Takes the leases of the snapshot. The time since it was saved counts for none of them.
-    pub fn restore(&mut self, saved: Saved) {
+    pub fn restore(&mut self, saved: SavedLeases) {
         self.stepped = Some(saved.at);
         self.leases = saved.leases;
     }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use super::lists::PathEvidence;
 use super::{Group, Inventory};
 use crate::leases::words::{Speaker, Word};
-use crate::leases::{Changes, Known, KnownLink, Leases, Saved};
+use crate::leases::{Changes, Known, KnownLink, Leases, SavedLeases};
 use crate::objects::event::Link;
 use crate::objects::{Key, Text};
 
@@ -28,7 +28,7 @@ impl Inventory {
     }
 
     /// Takes the leases of the snapshot.
-    pub(crate) fn restore_leases(&mut self, saved: Saved) {
+    pub(crate) fn restore_leases(&mut self, saved: SavedLeases) {
         self.leases.restore(saved);
     }
 

@@ -51,7 +51,7 @@ pub struct Signals {
 
 /// The lease of one cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Lease {
+pub struct ClusterLease {
     state: LeaseState,
     since: SystemTime,
     /// The last proof of life.
@@ -60,10 +60,10 @@ pub struct Lease {
     drained: BTreeSet<Text>,
 }
 
-impl Lease {
+impl ClusterLease {
     /// Creates the lease of a cluster that has just been added.
     pub fn new(now: SystemTime) -> Self {
-        Lease { state: LeaseState::Fresh, since: now, renewed: now, drained: BTreeSet::new() }
+        ClusterLease { state: LeaseState::Fresh, since: now, renewed: now, drained: BTreeSet::new() }
     }
 
     /// The state.

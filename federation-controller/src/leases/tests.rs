@@ -63,7 +63,7 @@ impl World {
 #[test]
 fn the_state_follows_from_the_signals() {
     use Verdict::{Alive, Dead, Unclear};
-    let mut lease = Lease::new(at(0));
+    let mut lease = ClusterLease::new(at(0));
     // When, the link, the last success of a proxy, the verdicts, and the state with the viewers that are drained.
     let table: &[(u64, bool, Option<u64>, &[(&str, Verdict)], LeaseState, &[&str])] = &[
         (1, true, None, &[], Fresh, &[]),

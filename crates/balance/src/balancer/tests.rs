@@ -92,7 +92,7 @@ fn a_degraded_endpoint_is_used_only_while_no_other_is() {
     // An unready endpoint lacks in its tier, for which the last resort does not make up.
     endpoints.push(endpoint("west-b-2", WEST_B, 1, Health::Unready));
     let mut balancer = balancer(endpoints.clone());
-    let mut used = |balancer: &mut Balancer<()>, now| {
+    let used = |balancer: &mut Balancer<()>, now| {
         let mut used: Vec<String> = shares(balancer, now, &[]).into_keys().collect();
         used.sort();
         used
