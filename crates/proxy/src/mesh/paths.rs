@@ -14,6 +14,8 @@ pub const MAX_PATHS: usize = 64;
 const FAILURES: u32 = 2;
 /// … of which the first is this long ago. A gateway that restarts refuses connections for less.
 const LASTING: Duration = Duration::from_secs(1);
+/// A path fails for this long after its last failure. While it is used, or handshakes are made, failures follow each other faster.
+const REMEMBERED: Duration = Duration::from_secs(15);
 /// Successes that follow each other faster are noted once, so that requests share no cache line.
 const RESOLUTION: u64 = 50;
 /// Further failures are not counted.
@@ -69,6 +71,8 @@ pub struct ClusterPath {
     failures: AtomicU32,
     /// The first of them, as `success`.
     first_failure: AtomicU64,
+    /// The last of them, as `success`.
+    last_failure: AtomicU64,
 }
 
 /// Two paths are equal if they are the same one.
@@ -80,8 +84,8 @@ impl PartialEq for ClusterPath {
 
 impl ClusterPath {
     fn new(cluster: Arc<str>, began: Instant) -> Self {
-        let (success, failures, first_failure) = Default::default();
-        ClusterPath { cluster, began, success, failures, first_failure }
+        let (success, failures, first_failure, last_failure) = Default::default();
+        ClusterPath { cluster, began, success, failures, first_failure, last_failure }
     }
 
     /// The cluster.
@@ -102,9 +106,10 @@ impl ClusterPath {
 
     /// Notes a connection that was not established, or was lost because the peer acknowledged nothing.
     pub fn failed(&self, now: Instant) {
-        let failures = self.failures.load(Relaxed);
+        let (failures, at) = (self.failures.load(Relaxed), self.millis(now));
+        self.last_failure.store(at, Relaxed);
         if failures == 0 {
-            self.first_failure.store(self.millis(now), Relaxed);
+            self.first_failure.store(at, Relaxed);
         }
         if failures < MANY {
             self.failures.fetch_add(1, Relaxed);
@@ -122,10 +127,11 @@ impl ClusterPath {
         self.failures.load(Relaxed) > 0
     }
 
-    /// Returns whether the path fails: several failures since the last success, the first some time ago.
+    /// Returns whether the path fails: several failures since the last success, the first some time ago and the last of late.
     pub fn is_failing(&self, now: Instant) -> bool {
-        let since = self.millis(now).saturating_sub(self.first_failure.load(Relaxed));
-        self.failures.load(Relaxed) >= FAILURES && u128::from(since) >= LASTING.as_millis()
+        let since = |at: &AtomicU64| Duration::from_millis(self.millis(now).saturating_sub(at.load(Relaxed)));
+        let lasting = since(&self.first_failure) >= LASTING && since(&self.last_failure) < REMEMBERED;
+        self.failures.load(Relaxed) >= FAILURES && lasting
     }
 
     fn millis(&self, at: Instant) -> u64 {
@@ -155,6 +161,7 @@ mod tests {
         path.failed(at(9_000));
         path.failed(at(9_000));
         assert!(!path.is_failing(at(9_500)) && path.is_failing(at(10_000)), "the time counts from the first one");
+        assert!(path.is_failing(at(23_000)) && !path.is_failing(at(24_000)), "nobody has used the path since");
     }
 
     #[test]
