@@ -30,7 +30,7 @@ const PATHS: Family = Family {
 };
 
 /// Registers the metrics in a registry.
-pub fn observe(state: &Arc<State>, registry: &Registry) {
+pub(super) fn observe(state: &Arc<State>, registry: &Registry) {
     type Put<'a> = &'a mut dyn FnMut(&[&str], f64);
     let gauge = |family: Family, read: fn(&State, Put<'_>)| {
         let state = Arc::downgrade(state);

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
+use futures_util::FutureExt;
 use identity::Identity;
 use identity::alpn::{self, Alpn};
 use rand::random_range;
