@@ -196,7 +196,7 @@ impl Leases {
                 changes.expired.push(cluster.clone());
             }
             if before.0 != to {
-                let message = lease.describe(cluster, &opinions, length);
+                let message = lease.describe(cluster, link, &opinions, length);
                 let transition = Transition { cluster: cluster.clone(), from: before.0, to, at: now, message };
                 self.note(transition);
             }

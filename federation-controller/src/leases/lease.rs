@@ -124,7 +124,7 @@ impl ClusterLease {
     }
 
     /// Describes the state for people.
-    pub(super) fn describe(&self, cluster: &str, opinions: &[Opinion], length: Duration) -> String {
+    pub(super) fn describe(&self, cluster: &str, link: bool, opinions: &[Opinion], length: Duration) -> String {
         let lease = format!("{} s", length.as_secs_f64());
         match self.state {
             LeaseState::Fresh => format!("cluster {cluster}: its API server answers; everything of it is in use"),
@@ -135,10 +135,11 @@ impl ClusterLease {
                 )
             }
             LeaseState::Drained => {
+                let server = if link { "answers again" } else { "does not answer" };
                 let dead = opinions.iter().filter(|of| self.drained.contains(&of.viewer));
                 let words = dead.map(ToString::to_string).collect::<Vec<_>>().join("; ");
                 format!(
-                    "cluster {cluster}: its API server does not answer, and its data path is dead: {words}. They prefer other clusters"
+                    "cluster {cluster}: its API server {server}, and its data path is dead: {words}. They prefer other clusters"
                 )
             }
             LeaseState::Expired => format!(
