@@ -39,6 +39,7 @@ fn dump(routes: &Routes) -> serde_json::Value {
                         "weight": endpoint.weight,
                         "health": match endpoint.health {
                             Health::Ready => "ready",
+                            Health::Degraded => "degraded",
                             Health::Unready => "unready",
                             Health::Draining => "draining",
                         },

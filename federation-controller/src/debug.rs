@@ -38,7 +38,8 @@ mod pages;
 mod tests;
 
 pub use pages::{
-    AddressRow, ClusterRow, ClustersPage, EndpointRow, GatewayRow, ProxyRow, RefusalRow, ServicePage, TrustRow,
+    AddressRow, ClusterRow, ClustersPage, EndpointRow, GatewayRow, LeaseRow, PathRow, ProxyRow, RefusalRow,
+    ServicePage, TrustRow,
 };
 
 pub use crate::service_entries_export::{ExportRow, ExportsPage};

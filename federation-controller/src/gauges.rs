@@ -49,6 +49,8 @@ const STORED_BYTES: Family = Family {
 const EVENTS: Family =
     Family { name: "isthmus_controller_events_total", help: "Events received from clusters.", labels: &[] };
 
+mod leases;
+
 /// Registers the gauges in a registry.
 pub fn observe(shared: &Arc<Shared>, registry: &Registry) {
     type Put<'a> = &'a mut dyn FnMut(&[&str], f64);
@@ -109,6 +111,7 @@ pub fn observe(shared: &Arc<Shared>, registry: &Registry) {
         let store = shared.state.store();
         Kind::ALL.iter().for_each(|kind| put(&[kind.as_str()], store.size(*kind).1 as f64));
     });
+    leases::observe(&shared.state, registry);
     let counted = Arc::downgrade(shared);
     registry.observe_counter(EVENTS, move |put| {
         if let Some(shared) = counted.upgrade() {

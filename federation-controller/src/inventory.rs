@@ -28,6 +28,7 @@ mod gateway_notices;
 mod gateways;
 mod hosts;
 mod keys;
+mod leases;
 mod lists;
 mod local_rate_limits;
 pub mod machines;
@@ -58,6 +59,7 @@ pub use proxy_configs::ProxyLayers;
 use rule_changes::Wildcards;
 pub use rule_notices::{RuleNotice, RuleState};
 
+use crate::leases::Leases;
 use crate::objects::event::{Cluster, Event, Link, Mesh, MeshNotices, Trust};
 use crate::objects::intern::Strings;
 use crate::objects::{Key, KeySource, Keys, Kind, Object, Service, Text, Watched};
@@ -185,6 +187,8 @@ pub struct Inventory {
     /// By the group of which they were found.
     rule_notices: HashMap<Group, Box<[RuleNotice]>>,
     strings: Strings,
+    /// The leases of the remote clusters.
+    leases: Leases,
     events: u64,
     /// The number of clusters that have joined.
     joined: u64,
@@ -211,6 +215,7 @@ impl Inventory {
             wildcards: Wildcards::default(),
             rule_notices: HashMap::new(),
             strings: Strings::default(),
+            leases: Leases::default(),
             events: 0,
             joined: 0,
         }
@@ -265,6 +270,7 @@ impl Inventory {
             }
             Event::Mesh(mesh) => {
                 let before = std::mem::replace(&mut self.mesh, mesh);
+                self.leases.set_length(self.mesh.lease());
                 if self.mesh.export_all != before.export_all || self.mesh.service_export_to != before.service_export_to
                 {
                     self.change_everything(&Text::default());
@@ -315,12 +321,14 @@ impl Inventory {
         }
     }
 
-    /// Lets time pass: believes empty lists that have not been contradicted for long enough, and forgets Secrets that no router
-    /// needs.
+    /// Lets time pass: steps the leases, believes empty lists that are confirmed, and forgets Secrets that no router needs.
     pub fn tick(&mut self, now: SystemTime) {
-        let names: Vec<Text> = self.clusters.keys().cloned().collect();
+        self.step_leases(now);
+        let doubtful = self.clusters.values().filter(|cluster| !cluster.doubtful().is_empty());
+        let names: Vec<Text> = doubtful.map(|cluster| cluster.info.name.clone()).collect();
         for name in names {
-            if let Some(affected) = self.clusters.get_mut(&name).map(|cluster| cluster.confirm(now)) {
+            let path = self.path_evidence(&name, now);
+            if let Some(affected) = self.clusters.get_mut(&name).map(|cluster| cluster.confirm(path, now)) {
                 self.note(&name, affected);
             }
         }
@@ -522,6 +530,7 @@ impl Inventory {
     /// Sets the mesh-wide settings of the snapshot.
     pub(crate) fn restore_mesh(&mut self, mesh: Mesh) {
         self.mesh = mesh;
+        self.leases.set_length(self.mesh.lease());
         self.change_all_rules(false);
         self.pending.groups(&Text::default(), [Group::Mesh]);
     }

@@ -24,6 +24,7 @@ pub mod gauges;
 pub mod inject;
 pub mod inventory;
 mod keys;
+pub mod leases;
 pub mod metrics;
 pub mod objects;
 mod options;

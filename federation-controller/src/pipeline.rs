@@ -24,6 +24,8 @@ use crate::clusters::queue::Receiver;
 use crate::compile::Compiler;
 use crate::compile::resource::{Compiled, CompiledService};
 use crate::inventory::{Group, Inventory, ObjectNotice};
+
+use crate::leases::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::objects::Text;
 use crate::objects::event::Event;
@@ -57,6 +59,8 @@ pub struct State {
     published: watch::Sender<u64>,
     /// The ServiceExports of which no ServiceEntry is kept in a cluster that they name.
     unwritten_exports: Mutex<BTreeSet<ObjectNotice>>,
+    /// The words of proxies about their paths to other clusters.
+    pub mailbox: Mailbox,
     /// The controller's counters.
     pub metrics: Metrics,
     /// Cancelled when the controller stops.
@@ -73,6 +77,7 @@ impl State {
             applied: AtomicU64::new(0),
             published: watch::Sender::new(0),
             unwritten_exports: Mutex::default(),
+            mailbox: Mailbox::default(),
             metrics,
             stop: CancellationToken::new(),
         })
@@ -146,7 +151,7 @@ pub async fn run(state: Arc<State>, mut events: Receiver, directory: Option<Path
             () = state.stop.cancelled() => break,
             () = events.receive(&mut batch) => pipeline.apply(&mut batch),
             () = sleep_until(next), if changed => next = pipeline.compile(),
-            _ = tick.tick() => next = pipeline.tick(),
+            _ = tick.tick() => next = pipeline.tick(&events),
         }
         pipeline.exclude(&events);
     }
@@ -161,12 +166,14 @@ struct Pipeline {
     /// The clusters whose resources are not all published.
     incomplete: HashSet<Text>,
     snapshots: Snapshots,
+    /// The number of the last transition of a lease that was logged.
+    transitions: u64,
 }
 
 impl Pipeline {
     fn new(state: Arc<State>, directory: Option<PathBuf>) -> Self {
         let (compiler, snapshots) = (Compiler::default(), Snapshots::new(directory));
-        Pipeline { state, compiler, incomplete: HashSet::new(), snapshots }
+        Pipeline { state, compiler, incomplete: HashSet::new(), snapshots, transitions: 0 }
     }
 
     /// Applies events. The workload of a proxy that connected is published before the others of the batching window,
@@ -208,8 +215,25 @@ impl Pipeline {
     }
 
     /// Looks for changes by the passing of time. Returns when changes are compiled next.
-    fn tick(&mut self) -> Instant {
-        self.state.inventory_mut().tick(SystemTime::now());
+    fn tick(&mut self, events: &Receiver) -> Instant {
+        let now = SystemTime::now();
+        let words = self.state.mailbox.take();
+        let mut inventory = self.state.inventory_mut();
+        for ((cluster, pod, account), words) in words {
+            inventory.hear(&cluster, &pod, &account, words, now);
+        }
+        inventory.tick(now);
+        for cluster in inventory.take_relists(now) {
+            info!(%cluster, "a list was unexpectedly empty; listing again");
+            events.relist(cluster);
+        }
+        let transitions = inventory.leases().transitions_after(self.transitions);
+        self.snapshots.leases |= inventory.leases().are_running() || !transitions.is_empty();
+        drop(inventory);
+        for (number, transition) in transitions {
+            self.transitions = number;
+            info!(cluster = %transition.cluster, state = transition.to.word(), "{}", transition.message);
+        }
         self.compiler.purge();
         // The first complete lists of a cluster may change nothing but what is complete.
         let next = self.compile();
@@ -312,6 +336,7 @@ struct Snapshots {
     clusters: BTreeSet<Text>,
     mesh: bool,
     keys: bool,
+    leases: bool,
     last: Instant,
     /// The thread that writes the last files.
     writing: Option<JoinHandle<()>>,
@@ -324,6 +349,7 @@ impl Snapshots {
             clusters: BTreeSet::new(),
             mesh: false,
             keys: false,
+            leases: false,
             last: Instant::now(),
             writing: None,
         }
@@ -371,7 +397,7 @@ impl Snapshots {
         let Some(directory) = &self.directory else { return };
         let files = self.encode(directory, &state.inventory());
         self.clusters.clear();
-        (self.mesh, self.keys) = (false, false);
+        (self.mesh, self.keys, self.leases) = (false, false, false);
         if files.is_empty() {
             return;
         }
@@ -388,7 +414,9 @@ impl Snapshots {
         let clusters = self.clusters.iter().filter_map(|name| inventory.cluster(name));
         let files = clusters.filter_map(|cluster| snapshot::File::of_cluster(directory, cluster));
         let mesh = self.mesh.then(|| snapshot::File::of_mesh(directory, inventory.mesh()));
-        files.chain(mesh).chain(self.keys.then(|| snapshot::File::of_keys(directory, inventory.all_keys()))).collect()
+        let keys = self.keys.then(|| snapshot::File::of_keys(directory, inventory.all_keys()));
+        let leases = self.leases.then(|| snapshot::File::of_leases(directory, inventory.leases()));
+        files.chain(mesh).chain(keys).chain(leases).collect()
     }
 }
 

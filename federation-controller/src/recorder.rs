@@ -27,6 +27,8 @@ use crate::objects::{
 };
 use crate::pipeline::State;
 
+pub(crate) mod leases;
+
 /// How often notices are looked at.
 const INTERVAL: Duration = Duration::from_secs(5);
 /// How long a notice that may pass lasts before its Event: a LoadBalancer has its address, and a rollout its pods, after

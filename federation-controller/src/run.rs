@@ -124,6 +124,7 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
     debug.attach(parts.clusters.clone(), parts.authorities.clone());
     tokio::spawn(credentials::run(shared.state.clone(), events, parts.clusters.clone()));
     tokio::spawn(recorder::run(shared.state.clone(), parts.clusters.clone()));
+    tokio::spawn(recorder::leases::run(shared.state.clone(), parts.clusters.clone()));
     tokio::spawn(rule_status::run(shared.clone(), parts.clusters.own_client().clone()));
     tokio::spawn(service_entries_export::run(shared.state.clone(), parts.clusters.clone()));
     let writer = parts.clusters.own_client().clone();

@@ -104,6 +104,7 @@ fn clusters(snapshot: &MeshSnapshot) -> String {
 fn health(health: balance::Health) -> &'static str {
     match health {
         balance::Health::Ready => "ready",
+        balance::Health::Degraded => "degraded",
         balance::Health::Unready => "unready",
         balance::Health::Draining => "draining",
     }

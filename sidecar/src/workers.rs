@@ -14,7 +14,8 @@ use identity::Identity;
 use proxy::listener::{self, BACKLOG};
 use proxy::mesh::{self, MeshStore, MeshView, ProxyLocation, Published};
 use proxy::report::{
-    AccessLog, AccessLogFiles, ControllerReport, ObservedTraffic, WorkerTelemetry, observe_clusters, report_refusals,
+    AccessLog, AccessLogFiles, ControllerReport, ObservedTraffic, PathProbe, WorkerTelemetry, observe_clusters,
+    report_paths, report_refusals,
 };
 use proxy::worker::Worker;
 use runtime::admission::Admission;
@@ -106,6 +107,8 @@ pub fn start(setup: SidecarSetup, channel: impl Fn() -> Channel + 'static) -> io
     observe_clusters(&registry, &published);
     let report = ControllerReport::new(subscriber.clone());
     tokio::task::spawn_local(report_refusals(registry.clone(), report.clone()));
+    let probe = PathProbe { identity: identity.clone(), mark };
+    tokio::task::spawn_local(report_paths(published.clone(), probe, report.clone()));
     let observed = ObservedTraffic::default();
     let logs = AccessLogFiles::new(registry.clone());
     let own_listeners = own_listeners(&listeners)?;

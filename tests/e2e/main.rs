@@ -15,6 +15,7 @@ mod failover;
 mod gateways;
 mod import;
 mod kubectl;
+mod leases;
 mod linkerd_and_smi;
 mod load;
 mod mesh;

@@ -16,6 +16,7 @@ use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, describe, exp
 use crate::table::table;
 
 mod document;
+mod lease;
 mod refusals;
 
 /// Show clusters with their links, and proxies with what they have acknowledged.
@@ -281,7 +282,9 @@ fn advice(cluster: &ClusterRow, primary: &str) -> String {
     let server = &cluster.server;
     let name = &cluster.name;
     let mut out = String::new();
+    let expired = cluster.lease.as_ref().is_some_and(|lease| lease.state == "expired");
     let kept = match cluster.contact_age_ms {
+        Some(_) if expired => format!("  {name}'s endpoints stay as last known where they are the last source.\n"),
         Some(_) => format!("  {name}'s endpoints stay as last known.\n"),
         None => format!("  {name} has not answered since this controller started.\n"),
     };
@@ -301,6 +304,7 @@ fn advice(cluster: &ClusterRow, primary: &str) -> String {
         }
         _ => {}
     }
+    out.push_str(&lease::lines(cluster));
     if let Some(replacement) = &cluster.replacement {
         out.push_str(&format!("  {name}'s new credentials are not in use yet: {}\n", shortened(replacement)));
     }

@@ -13,6 +13,7 @@ mod entry;
 mod map;
 mod model;
 mod names;
+mod paths;
 mod policies;
 mod routes;
 mod scope;
@@ -37,6 +38,7 @@ pub use model::{
     InboundPort, OwnWorkload, Port, Protocol, Reach, Service, Subset, Summary, WorkloadLabels,
 };
 pub use names::{Answered, ResolvedNames, resolve as resolve_names};
+pub use paths::{ClusterPath, MAX_PATHS, Paths};
 pub use scope::{EgressProxy, Scope};
 pub use shared::{ClusterCounter, Connection, SharedCluster};
 pub use snapshot::{AccessLogSettings, AddressBlock, AddressMatch, MeshSettings, MeshSnapshot, OutboundPolicy};

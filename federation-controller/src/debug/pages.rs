@@ -15,6 +15,7 @@ use crate::discovery::Shared;
 use crate::discovery::refusals::Refused;
 use crate::gauges::link_word;
 use crate::inventory::{ClusterInventory, Inventory};
+use crate::leases::words::Opinion;
 use crate::objects::{Key, Kind as Object, Record as _, Service};
 use crate::publish::Store;
 use crate::service_entries_export::{self, ExportsPage};
@@ -69,6 +70,9 @@ pub struct ClusterRow {
     pub pods: usize,
     /// The signing certificate.
     pub trust: Option<TrustRow>,
+    /// The lease; `None` for the own cluster.
+    #[serde(default)]
+    pub lease: Option<LeaseRow>,
 }
 
 /// The signing certificate of a cluster.
@@ -80,6 +84,32 @@ pub struct TrustRow {
     pub own_intermediate: bool,
     /// The time until the signing certificate expires, in seconds; `None` if the cluster's own controller signs.
     pub expires_in_s: Option<u64>,
+}
+
+/// The lease of a remote cluster: for how long what is known of it holds without proof of life.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct LeaseRow {
+    /// The state: `fresh`, `stale`, `drained` or `expired`.
+    pub state: String,
+    /// The time in this state, in milliseconds.
+    pub state_age_ms: u64,
+    /// The time until the lease ends without proof of life, in milliseconds.
+    pub left_ms: u64,
+    /// The clusters for whose proxies its endpoints are the last resort.
+    pub drained_for: Vec<String>,
+    /// How the proxies of other clusters reach it.
+    pub paths: Vec<PathRow>,
+}
+
+/// How the proxies of one cluster reach another, by their words of late.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PathRow {
+    /// The cluster of the proxies.
+    pub viewer: String,
+    /// The number of proxies that reach it.
+    pub alive: usize,
+    /// The number of those that do not.
+    pub dead: usize,
 }
 
 /// A proxy in `/debug/proxies`.
@@ -267,6 +297,7 @@ pub(super) fn clusters(shared: &Shared, parts: Option<&(Clusters, Authorities)>)
             endpoints,
             pods: cluster.count(Object::Pod),
             trust,
+            lease: lease(&inventory, &name, now),
             name,
         }
     });
@@ -285,6 +316,20 @@ pub(super) fn clusters(shared: &Shared, parts: Option<&(Clusters, Authorities)>)
             .extend(snapshot.problems.iter().map(|problem| format!("Secret {}: {}", problem.secret, problem.why)));
     }
     page
+}
+
+/// Returns the lease of a cluster, and how proxies reach it.
+fn lease(inventory: &Inventory, cluster: &str, now: SystemTime) -> Option<LeaseRow> {
+    let leases = inventory.leases();
+    let lease = leases.of(cluster)?;
+    let path = |of: Opinion| PathRow { viewer: of.viewer.to_string(), alive: of.alive, dead: of.dead };
+    Some(LeaseRow {
+        state: lease.state().word().into(),
+        state_age_ms: millis(age(now, lease.since())),
+        left_ms: millis(lease.left(leases.length(), now)),
+        drained_for: lease.drained().iter().map(ToString::to_string).collect(),
+        paths: leases.opinions(cluster, now).into_iter().map(path).collect(),
+    })
 }
 
 /// Returns the number of services without those of the system, how many are exported, and their ready endpoints.

@@ -8,7 +8,7 @@ use super::bindings::{Bindings, Bound};
 use super::budget::Budget;
 use super::collection::Collection;
 use super::hosts::Hosts;
-use super::lists::Lists;
+use super::lists::{Lists, PathEvidence};
 use super::machines;
 use super::relation::{Relation, Reverse};
 use super::rules::Rules;
@@ -458,17 +458,25 @@ impl ClusterInventory {
         self.lists.deny(kind, why);
     }
 
-    /// Believes empty lists that nothing has contradicted for [`super::CONFIRM_EMPTY`] while the link was up.
-    pub fn confirm(&mut self, now: SystemTime) -> Affected {
+    /// Believes empty lists that are confirmed: nothing has contradicted them for [`super::CONFIRM_EMPTY`] while the link was
+    /// up, and of a remote cluster there is a second signal.
+    pub(super) fn confirm(&mut self, path: PathEvidence, now: SystemTime) -> Affected {
         let mut affected = Affected::default();
         let (Link::Connected, since) = self.link else { return affected };
+        let path = (!self.info.own).then_some(path);
         for kind in Kind::ALL {
-            if let Some(seen) = self.lists.confirm(kind, since, now) {
+            if let Some(seen) = self.lists.confirm(kind, since, path, now) {
                 let gone = self.keys(kind).into_iter().filter(|key| !seen.contains(key)).collect();
                 affected.merge(self.remove_all(kind, gone));
             }
         }
         affected
+    }
+
+    /// Returns whether the lists of a remote cluster are to be repeated now, to confirm an empty one.
+    pub(super) fn take_relist(&mut self, now: SystemTime) -> bool {
+        let (Link::Connected, since) = self.link else { return false };
+        !self.info.own && self.lists.take_relist(since, now)
     }
 
     /// Adds or changes an object. Of a remote cluster, objects beyond the limit of their kind are left out.

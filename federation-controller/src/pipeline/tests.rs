@@ -17,6 +17,7 @@ use crate::publish::Store;
 
 mod gateways;
 mod hostile;
+mod leases;
 mod machines;
 mod policies;
 mod rule_bounds;

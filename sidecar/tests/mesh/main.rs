@@ -18,6 +18,7 @@ mod limits;
 mod observed;
 mod opaque;
 mod own_ports;
+mod paths;
 mod profiles;
 mod rate_limits;
 mod raw;

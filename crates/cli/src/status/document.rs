@@ -7,6 +7,7 @@ use federation_controller::debug::{ClusterRow, ProxyRow, TrustRow};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::lease::LeaseDocument;
 use super::{MeshStatus, refusals};
 
 /// Returns the document: the reports of all primaries, and the primaries that did not answer.
@@ -44,6 +45,7 @@ struct ClusterDocument<'a> {
     endpoints: Option<usize>,
     pods: Option<usize>,
     trust: Option<TrustDocument<'a>>,
+    lease: Option<LeaseDocument<'a>>,
 }
 
 #[derive(Serialize)]
@@ -94,6 +96,7 @@ impl<'a> ClusterDocument<'a> {
                 own_intermediate: *own_intermediate,
                 expires_in_seconds: *expires_in_s,
             }),
+            lease: row.lease.as_ref().map(LeaseDocument::of),
         }
     }
 }

@@ -235,7 +235,8 @@ pub(super) fn gateways(message: &message::NetworkGateway, own: IpAddr) -> Result
     Ok(all.into_iter().filter(|gateway| is_own(gateway) || !with_own.contains(&gateway.cluster)).collect())
 }
 
-pub(super) fn settings(message: &message::MeshConfig) -> Result<MeshSettings> {
+/// Converts the mesh-wide settings for a proxy of this cluster.
+pub(super) fn settings(message: &message::MeshConfig, own: &str) -> Result<MeshSettings> {
     let default = MeshSettings::default();
     let json = message.access_log_encoding() == message::AccessLogEncoding::Json;
     if !message.access_log_format.is_empty() {
@@ -283,5 +284,11 @@ pub(super) fn settings(message: &message::MeshConfig) -> Result<MeshSettings> {
             blocks.sort_by_key(|block| std::cmp::Reverse(block.length));
             blocks.into()
         },
+        drained: {
+            let for_own =
+                message.drained.iter().filter(|of| of.cluster != own && of.viewers.iter().any(|of| of == own));
+            for_own.map(|of| of.cluster.as_str().into()).collect()
+        },
+        path_interval: millis(message.path_interval_ms).unwrap_or(default.path_interval),
     })
 }

@@ -11,6 +11,7 @@ use ratelimit::RateLimits;
 use super::map::SharedMap;
 use super::model::{ApplicationSocket, GatewayAddress, OwnWorkload, Service};
 use super::names::ResolvedNames;
+use super::paths::Paths;
 use super::scope::Scope;
 use crate::http::PathNormalization;
 
@@ -49,6 +50,9 @@ pub struct AccessLogSettings {
 /// waits for its server does as well.
 pub(super) const DETECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often the outcome of a path to another cluster is reported, if the controller does not say.
+const PATH_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Mesh-wide settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MeshSettings {
@@ -74,6 +78,10 @@ pub struct MeshSettings {
     pub wildcard_entries: bool,
     /// Blocks of addresses that lead to services, the smallest first.
     pub address_blocks: Box<[AddressBlock]>,
+    /// The clusters whose endpoints are the last resort, because their path is dead by the word of several proxies.
+    pub drained: Box<[Arc<str>]>,
+    /// How often the outcome of a path to another cluster is reported.
+    pub path_interval: Duration,
 }
 
 /// Addresses that begin with the same bits, and the service that they lead to.
@@ -116,6 +124,8 @@ impl Default for MeshSettings {
             entries: false,
             wildcard_entries: false,
             address_blocks: Box::default(),
+            drained: Box::default(),
+            path_interval: PATH_INTERVAL,
         }
     }
 }
@@ -151,6 +161,8 @@ pub struct MeshSnapshot {
     pub gateways: Arc<HashMap<Arc<str>, Arc<[GatewayAddress]>>>,
     /// The addresses of the names of endpoints.
     pub resolved: Arc<ResolvedNames>,
+    /// The paths to other clusters, which all snapshots share.
+    pub paths: Arc<Paths>,
 }
 
 /// The service that an address leads to.
