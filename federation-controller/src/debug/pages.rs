@@ -142,6 +142,7 @@ impl RefusalRow {
             RefusedBy::NoPolicy => "no policy",
             RefusedBy::MutualTls => "mutual TLS",
             RefusedBy::Token => "token",
+            RefusedBy::Federation => "federation policy",
             RefusedBy::Unspecified => "unknown",
         };
         let policy = Some(refused.policy).filter(|policy| !policy.is_empty());
