@@ -105,7 +105,11 @@ pub(super) fn callers(
     let exported = |service: &Key| {
         let definition = cluster.services().get(service).map(|service| Definition { cluster, service });
         let hostname = inventory.settings().hostname(service);
-        definition.is_some_and(|of| export::reason(inventory, of, &hostname).is_some())
+        definition.is_some_and(|of| match export::decide(inventory, of, &hostname) {
+            Ok(reason) => reason.is_some(),
+            // Limits do not decide who may call, so that a pod of many does not change the others.
+            Err((refusal, _)) => refusal.is_limit(),
+        })
     };
     let permitted = inventory.callers(cluster, of_mesh.map(|service| (service, exported(service))))?;
     let plaintext = !inventory.shares_network(network, &permitted);

@@ -85,6 +85,21 @@ pub enum ExportRefusal {
 }
 
 impl ExportRefusal {
+    /// Returns whether it is about how much is exported, and not about what.
+    pub fn is_limit(&self) -> bool {
+        match self {
+            ExportRefusal::Sameness
+            | ExportRefusal::Exporter
+            | ExportRefusal::Namespace
+            | ExportRefusal::Host
+            | ExportRefusal::Port(_) => false,
+            ExportRefusal::Ports(_)
+            | ExportRefusal::Endpoints(_)
+            | ExportRefusal::Bytes(_)
+            | ExportRefusal::Cluster(_) => true,
+        }
+    }
+
     /// Returns the label in metrics: one of a fixed set of words.
     pub fn label(&self) -> &'static str {
         match self {

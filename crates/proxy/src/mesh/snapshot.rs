@@ -8,6 +8,7 @@ use std::time::Duration;
 use policy::{Authorization, Decision, Facts, PeerAuthentication, jwt};
 use ratelimit::RateLimits;
 
+use super::federation::AddressRange;
 use super::map::SharedMap;
 use super::model::{ApplicationSocket, GatewayAddress, OwnWorkload, Service};
 use super::names::ResolvedNames;
