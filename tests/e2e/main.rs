@@ -11,6 +11,7 @@ mod clusters;
 mod commands;
 mod external_authorization;
 mod failover;
+mod federation_policy;
 mod gateways;
 mod import;
 mod kubectl;
