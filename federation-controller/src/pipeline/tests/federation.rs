@@ -351,6 +351,36 @@ fn a_pod_of_several_services_is_called_by_whoever_may_call_one_of_them() {
 }
 
 #[test]
+fn a_label_that_changes_under_traffic_moves_the_peer_s_endpoints_alone() {
+    let mut world = world(&["east", "south"]);
+    let join = Cluster { name: "south".into(), own: false, network: "".into(), server: "".into(), joined: 0 };
+    world.event(Event::ClusterAdded(join));
+    let label = |world: &mut World, network: &str| {
+        let namespace = Namespace { name: "istio-system".into(), network: Some(network.into()) };
+        world.put("south", Object::Namespace(namespace));
+        world.compile();
+    };
+    let of_east = |world: &World| {
+        let mut all = endpoints(world, "west");
+        all.retain(|name| name.contains("/east/"));
+        all
+    };
+    label(&mut world, "net-south");
+    let before = of_east(&world);
+    assert_eq!(endpoints(&world, "west").len(), 2);
+    // The network of another cluster: south is then on none, and its endpoints are of no use to others.
+    for network in ["net-east", "net-west"] {
+        label(&mut world, network);
+        assert_eq!(endpoints(&world, "west"), before, "{network}");
+        assert_eq!(endpoints(&world, "east"), ["@net-east/east/10.244.0.2"], "{network}");
+    }
+    label(&mut world, "net-moved");
+    assert_eq!(endpoints(&world, "west"), ["@*/east/net-east///", "@*/south/net-moved///"]);
+    assert_eq!(of_east(&world), before);
+    assert_eq!(world.recomputed().all_resources(), world.all_resources());
+}
+
+#[test]
 fn plaintext_is_refused_where_a_cluster_that_may_not_call_is_on_the_network() {
     let mut world = world(&["east"]);
     let consumers = json!({"consumers": {"clusters": []}});
