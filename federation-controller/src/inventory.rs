@@ -273,6 +273,9 @@ impl Inventory {
             }
             Event::Mesh(mesh) => {
                 let before = std::mem::replace(&mut self.mesh, mesh);
+                if self.mesh.export_all != before.export_all {
+                    self.clusters.values_mut().for_each(|cluster| cluster.admission.note());
+                }
                 if self.mesh.export_all != before.export_all || self.mesh.service_export_to != before.service_export_to
                 {
                     self.change_everything(&Text::default());

@@ -337,8 +337,8 @@ impl Inventory {
 
     /// Returns whether a cluster that is not among these may reach pods of a network without its gateway.
     pub(crate) fn shares_network(&self, network: &Text, permitted: &BTreeSet<Text>) -> bool {
-        let others = self.clusters.values().filter(|of| !permitted.contains(&of.info.name));
-        others.into_iter().any(|of| network.is_empty() || of.network().is_empty() || of.network() == network)
+        let mut others = self.clusters.values().filter(|of| !permitted.contains(&of.info.name));
+        others.any(|of| network.is_empty() || of.network().is_empty() || of.network() == network)
     }
 
     /// Returns the addresses from which gateways of a cluster accept connections to an export with these consumers; `None` if

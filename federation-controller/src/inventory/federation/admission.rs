@@ -4,7 +4,8 @@
 //! by name, and what is beyond the limits is refused: the first exports stay as they are when a cluster begins to export without
 //! end. The order costs work that the cluster is charged for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::time::SystemTime;
 
 use api::federation::PeerLimits;
 
@@ -14,11 +15,17 @@ use crate::inventory::{ClusterInventory, Definition, Inventory};
 use crate::objects::{Key, Record as _, Text};
 
 /// The exports of one cluster that are beyond its limits.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Admission {
     /// The objects of the cluster have changed since the exports were last counted.
     changed: bool,
     beyond: HashMap<Key, Beyond>,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Admission { changed: true, beyond: HashMap::new() }
+    }
 }
 
 impl Admission {
@@ -51,11 +58,10 @@ impl Inventory {
             let work = cluster.services().len() as u64;
             let before = &cluster.admission.beyond;
             let differs = |key: &&Key| before.get(*key) != beyond.get(*key);
-            let services: std::collections::BTreeSet<Key> =
-                before.keys().chain(beyond.keys()).filter(differs).cloned().collect();
+            let services: BTreeSet<Key> = before.keys().chain(beyond.keys()).filter(differs).cloned().collect();
             if let Some(cluster) = self.clusters.get_mut(&name) {
                 cluster.admission.beyond = beyond;
-                let now = cluster.heard.unwrap_or(std::time::SystemTime::UNIX_EPOCH);
+                let now = cluster.heard.unwrap_or(SystemTime::UNIX_EPOCH);
                 cluster.charge(work, now);
             }
             self.note_definitions(&name, &services);
