@@ -131,6 +131,16 @@ impl FederationPolicySpec {
         self.peers.iter().filter(move |peer| peer.cluster == name)
     }
 
+    /// Returns the clusters that the policy names, each with its field.
+    pub fn named_clusters(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let selected = self.selector.iter().flat_map(|of| &of.clusters).map(|of| ("spec.selector.clusters", of));
+        let exporters = self.exporters.iter().flat_map(|of| &of.clusters).map(|of| ("spec.exporters", of));
+        let consumers = self.consumers.iter().flat_map(|of| &of.clusters).map(|of| ("spec.consumers", of));
+        let peers = self.peers.iter().map(|of| ("spec.peers", &of.cluster));
+        let peers = peers.filter(|(_, cluster)| *cluster != ANY_CLUSTER);
+        selected.chain(exporters).chain(consumers).chain(peers).map(|(field, cluster)| (field, cluster.as_str()))
+    }
+
     /// Returns the number of parts, of which each takes memory.
     pub fn parts(&self) -> usize {
         let list = |list: &Option<ClusterList>| list.as_ref().map_or(0, |list| list.clusters.len());

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use api::security::authorization_policy::Action;
 
-use super::federation::refusals::REFUSED;
+use super::federation::refusals::NO_EFFECT;
 use super::rules::split_host;
 use super::{ClusterInventory, Group, Inventory};
 use crate::objects::{EnvoyFilter, Key, Kind, Object, Record as _, Rule, RuleProblem, RuleSpec, Text, TrafficSplit};
@@ -101,7 +101,7 @@ impl Inventory {
             states.extend(own.envoy_filters().values().map(|filter| state(filter, &mut notices)));
             states.extend(own.rate_limits().values().map(|limit| state(limit, &mut notices)));
             for of in self.federation_notices() {
-                let error = *of.code != *REFUSED;
+                let error = *of.code == *NO_EFFECT;
                 let problem = RuleProblem { error, code: of.code, text: of.text.into() };
                 notices.entry((of.kind, of.object)).or_default().insert(problem);
             }

@@ -13,7 +13,9 @@ use crate::objects::{Key, Kind, Record as _, Text};
 /// The code of refused exports.
 pub(crate) const REFUSED: &str = "ISM0201";
 /// The code of fields without effect.
-const NO_EFFECT: &str = "ISM0202";
+pub(in crate::inventory) const NO_EFFECT: &str = "ISM0202";
+/// The code of clusters that have not joined.
+const UNKNOWN_CLUSTER: &str = "ISM0203";
 
 /// An export that has no effect.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -87,8 +89,15 @@ impl Inventory {
                 notices.insert(notice(policy, REFUSED, of.text()));
             }
         }
-        let own = self.primary().into_iter().flat_map(|own| own.federation_policies().values());
-        for policy in own.filter(|policy| policy.namespace != self.settings.root_namespace) {
+        let own = || self.primary().into_iter().flat_map(|own| own.federation_policies().values());
+        for policy in own() {
+            let named = policy.spec.iter().flat_map(|spec| spec.named_clusters());
+            for (field, cluster) in named.filter(|(_, cluster)| self.cluster(cluster).is_none()).take(SHOWN) {
+                let text = format!("{field} names cluster {cluster}, which has not joined; check its name");
+                notices.insert(notice(&policy.key(), UNKNOWN_CLUSTER, text));
+            }
+        }
+        for policy in own().filter(|policy| policy.namespace != self.settings.root_namespace) {
             let fields = policy.spec.iter().flat_map(|spec| spec.fields_of_root());
             for field in fields {
                 let root = &self.settings.root_namespace;
