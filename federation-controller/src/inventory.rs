@@ -49,7 +49,7 @@ mod without_effect;
 pub use bindings::{Bound, gateways_of};
 pub use cluster::{Affected, ClusterInventory, PodSelector};
 use credentials::KnownSecret;
-pub(crate) use federation::refusals::REFUSED;
+pub(crate) use federation::refusals::REFUSED_EXPORT;
 pub use federation::refusals::RefusedExport;
 pub use federation::{Beyond, Consumers, ExportRefusal};
 pub use lists::CONFIRM_EMPTY;

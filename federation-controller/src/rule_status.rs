@@ -26,7 +26,7 @@ use enforcement::{Enforcement, Enforcements, ProxyCount};
 
 use crate::clusters::trouble::{self, Trouble};
 use crate::discovery::Shared;
-use crate::inventory::{CONFLICT, Inventory, MAX_PROBLEMS as SHOWN_PROBLEMS, NO_TARGET, REFUSED, RuleState};
+use crate::inventory::{CONFLICT, Inventory, MAX_PROBLEMS as SHOWN_PROBLEMS, NO_TARGET, REFUSED_EXPORT, RuleState};
 use crate::objects::{
     AuthorizationPolicy, DestinationRule, EnvoyFilter, FederationPolicy, Gateway, HttpLocalRateLimitPolicy,
     HttpRouteGroup, Key, Kind, PeerAuthentication, ProxyConfig, RateLimit, Record, RequestAuthentication, RuleProblem,
@@ -262,7 +262,7 @@ fn refusing(state: &RuleState) -> Option<(&'static str, &'static str, String)> {
     if state.kind != Kind::FederationPolicy {
         return None;
     }
-    let count = state.problems.iter().filter(|problem| *problem.code == *REFUSED).count();
+    let count = state.problems.iter().filter(|problem| *problem.code == *REFUSED_EXPORT).count();
     Some(match count {
         0 => ("False", "NoneRefused", "no export is refused".to_owned()),
         1 => ("True", "ExportsRefused", "1 export".to_owned()),

@@ -9,6 +9,7 @@ use runtime::admission::Limits as AdmissionLimits;
 use telemetry::istio::{TCP_CLOSED, TCP_OPENED, TCP_RECEIVED, TCP_SENT};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use wire::discovery;
 
 use crate::connection;
 use crate::fixtures::{RATINGS, SNI};

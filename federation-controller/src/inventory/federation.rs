@@ -246,13 +246,13 @@ fn states(of: &api::federation::limits::LimitsSpec, refusal: &ExportRefusal) -> 
 
 /// The addresses from which a gateway accepts connections to an export.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct SourceBlocks {
+pub(crate) struct SourceBlocks {
     /// The blocks of the clusters that may consume it, and of the exporting one.
-    pub permitted: Vec<(IpAddr, u8)>,
+    pub(crate) permitted: Vec<(IpAddr, u8)>,
     /// Those of the others.
-    pub refused: Vec<(IpAddr, u8)>,
+    pub(crate) refused: Vec<(IpAddr, u8)>,
     /// Whether no other address may be one of a permitted cluster: each of them states its addresses.
-    pub complete: bool,
+    pub(crate) complete: bool,
 }
 
 impl Inventory {

@@ -61,7 +61,7 @@ impl PeerLimits {
                 entry.bytes_per_service,
             ];
             for (known, stated) in smallest.iter_mut().zip(stated) {
-                *known = known.into_iter().chain(stated).min();
+                *known = [*known, stated].into_iter().flatten().min();
             }
         }
         let default = PeerLimits::default();

@@ -11,7 +11,7 @@ use crate::inventory::{ClusterInventory, Group, Inventory, RuleNotice};
 use crate::objects::{Key, Kind, Record as _, Text};
 
 /// The code of refused exports.
-pub(crate) const REFUSED: &str = "ISM0201";
+pub(crate) const REFUSED_EXPORT: &str = "ISM0201";
 /// The code of fields without effect.
 pub(in crate::inventory) const NO_EFFECT: &str = "ISM0202";
 /// The code of clusters that have not joined.
@@ -86,7 +86,7 @@ impl Inventory {
             let count = counts.entry(policy).or_default();
             *count += 1;
             if *count <= SHOWN {
-                notices.insert(notice(policy, REFUSED, of.text()));
+                notices.insert(notice(policy, REFUSED_EXPORT, of.text()));
             }
         }
         let own = || self.primary().into_iter().flat_map(|own| own.federation_policies().values());
