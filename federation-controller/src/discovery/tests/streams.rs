@@ -236,7 +236,8 @@ async fn a_cluster_that_may_no_longer_consume_a_service_loses_it() {
     eventually("the exported service arrives", || east.count(Kind::Service) == 1).await;
     let object = serde_json::json!({"metadata": {"name": "s0", "namespace": "default"},
         "spec": {"selector": {"services": ["s0"]}, "consumers": {"clusters": ["central"]}}});
-    let policy = objects::FederationPolicy::extract(serde_json::from_value(object).unwrap()).unwrap();
+    let policy =
+        <objects::FederationPolicy as objects::Record>::extract(serde_json::from_value(object).unwrap()).unwrap();
     bench.put(Object::FederationPolicy(policy)).await;
     eventually("the service is gone", || east.count(Kind::Service) == 0).await;
     assert_eq!(east.demand(Kind::Service, &host(0)).await, Outcome::Absent);
