@@ -30,6 +30,8 @@ metadata: {name: by-hand, namespace: default}
 spec:
   host: by-hand.example
   trafficPolicy:
+    # Each request on a connection of its own: a gateway decides about new ones.
+    connectionPool: {http: {maxRequestsPerConnection: 1}}
     tls:
       mode: ISTIO_MUTUAL
       sni: outbound_.9080_._.ratings.default.svc.cluster.local
