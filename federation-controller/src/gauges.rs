@@ -29,6 +29,11 @@ const OBJECTS: Family = Family {
     help: "Watched objects, by cluster and kind.",
     labels: &["cluster", "kind"],
 };
+const REFUSED_EXPORTS: Family = Family {
+    name: "isthmus_controller_refused_exports",
+    help: "Exports that have no effect, by the exporting cluster and what federation policy refuses: the exporter, namespace, host or port, or a limit.",
+    labels: &["cluster", "reason"],
+};
 const STREAMS: Family = Family {
     name: "isthmus_controller_streams",
     help: "Open discovery streams, by the cluster of the proxy.",
@@ -87,6 +92,11 @@ pub fn observe(shared: &Arc<Shared>, registry: &Registry) {
             for kind in crate::objects::Kind::ALL {
                 put(&[&cluster.info.name, kind.as_str()], cluster.count(kind) as f64);
             }
+        }
+    });
+    gauge(REFUSED_EXPORTS, |shared, put| {
+        for ((cluster, reason), count) in shared.state.inventory().refused_export_counts() {
+            put(&[&cluster, reason], count as f64);
         }
     });
     gauge(STREAMS, |shared, put| {

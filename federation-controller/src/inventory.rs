@@ -24,6 +24,7 @@ pub mod collection;
 mod credentials;
 pub mod entries;
 mod external;
+pub(crate) mod federation;
 mod gateway_notices;
 mod gateways;
 mod hosts;
@@ -49,14 +50,18 @@ mod without_effect;
 pub use bindings::{Bound, gateways_of};
 pub use cluster::{Affected, ClusterInventory, PodSelector};
 use credentials::KnownSecret;
+pub(crate) use federation::refusals::REFUSED_EXPORT;
+pub use federation::refusals::RefusedExport;
+pub use federation::{Beyond, Consumers, ExportRefusal};
 pub use lists::CONFIRM_EMPTY;
 pub(crate) use local_rate_limits::{CONFLICT, NO_TARGET};
 use networks::Networks;
 pub use notices::{NoticedKind, ObjectNotice};
-pub(crate) use notices::{only_by_name, unreachable_gateway};
+pub(crate) use notices::{never_exported, only_by_name, unreachable_gateway};
 use pending::Pending;
 pub use proxy_configs::ProxyLayers;
 use rule_changes::Wildcards;
+pub(crate) use rule_notices::MAX_PROBLEMS;
 pub use rule_notices::{RuleNotice, RuleState};
 
 use crate::leases::Leases;
@@ -186,6 +191,8 @@ pub struct Inventory {
     wildcards: Wildcards,
     /// By the group of which they were found.
     rule_notices: HashMap<Group, Box<[RuleNotice]>>,
+    /// Exports that federation policy refuses, by the hostname of their service.
+    refused_exports: BTreeMap<Text, Box<[RefusedExport]>>,
     strings: Strings,
     /// The leases of the remote clusters.
     leases: Leases,
@@ -214,6 +221,7 @@ impl Inventory {
             whole: BTreeSet::new(),
             wildcards: Wildcards::default(),
             rule_notices: HashMap::new(),
+            refused_exports: BTreeMap::new(),
             strings: Strings::default(),
             leases: Leases::default(),
             events: 0,
@@ -271,6 +279,9 @@ impl Inventory {
             Event::Mesh(mesh) => {
                 let before = std::mem::replace(&mut self.mesh, mesh);
                 self.leases.set_length(self.mesh.lease());
+                if self.mesh.export_all != before.export_all {
+                    self.clusters.values_mut().for_each(|cluster| cluster.admission.note());
+                }
                 if self.mesh.export_all != before.export_all || self.mesh.service_export_to != before.service_export_to
                 {
                     self.change_everything(&Text::default());
@@ -369,11 +380,13 @@ impl Inventory {
             self.pending.groups(&cause, named);
         }
         self.clusters.values_mut().for_each(|cluster| cluster.network_changed = false);
+        self.admit_exports();
         for name in std::mem::take(&mut self.whole) {
             if let Some(cluster) = self.clusters.get(&name) {
                 let services: BTreeSet<Key> = cluster.services().keys().collect();
                 self.note_definitions(&name, &services);
                 self.pending.services(&name, services);
+                self.change_callers(&name);
             }
         }
         self.resolve_wildcards();
@@ -590,6 +603,7 @@ impl Inventory {
         let Some(cluster) = self.clusters.get_mut(name).filter(|cluster| cluster.exceeded().is_none()) else { return };
         cluster.heard = Some(now);
         let affected = change(cluster);
+        cluster.admission.note();
         let everything = if affected.whole { cluster.services().len() } else { 0 };
         let units = work + affected.work + (affected.services.len() + affected.pods.len() + everything) as u64;
         cluster.charge(units, now);
@@ -601,6 +615,9 @@ impl Inventory {
     fn note(&mut self, cluster: &Text, affected: Affected) {
         if affected.everywhere {
             self.change_everything(cluster);
+        }
+        if affected.admissions {
+            self.clusters.values_mut().for_each(|cluster| cluster.admission.note());
         }
         if affected.whole {
             self.whole.insert(cluster.clone());
@@ -661,6 +678,15 @@ impl Inventory {
         if let Some(cluster) = self.clusters.get_mut(cause) {
             cluster.charge(services, cluster.heard.unwrap_or(SystemTime::UNIX_EPOCH));
         }
+    }
+
+    /// Notes the workloads of a cluster: whether services are exported decides who may call their pods, if a policy says so.
+    fn change_callers(&mut self, cluster: &Text) {
+        if !self.has_federation_policies() {
+            return;
+        }
+        let of_cluster = self.connected.keys().filter(|(of, _)| of == cluster).cloned();
+        self.pending.groups(cluster, of_cluster.map(|(cluster, pod)| Group::Workload(cluster, pod)));
     }
 
     fn system_namespaces(&self) -> SystemNamespaces {

@@ -24,7 +24,6 @@ use crate::clusters::queue::Receiver;
 use crate::compile::Compiler;
 use crate::compile::resource::{Compiled, CompiledService};
 use crate::inventory::{Group, Inventory, ObjectNotice};
-
 use crate::leases::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::objects::Text;
@@ -290,6 +289,14 @@ impl Pipeline {
         units.into_iter().for_each(|(cluster, units)| inventory.charge(&cluster, units, SystemTime::now()));
     }
 
+    /// Keeps the exports of services that have no effect.
+    fn keep_refused_exports(&self, compiled: &mut [(Compiled, Group)]) {
+        let services = compiled.iter_mut().filter(|(_, group)| matches!(group, Group::Service(_)));
+        let refused = services.map(|(compiled, group)| (group, std::mem::take(&mut compiled.refused_exports)));
+        let mut inventory = self.state.inventory_mut();
+        refused.for_each(|(group, refused)| inventory.set_refused_exports(group, refused));
+    }
+
     /// Keeps the notices about rules of routing and Gateways.
     fn keep_notices(&self, compiled: &mut [(Compiled, Group)]) {
         let rules = compiled.iter_mut().filter(|(_, group)| group.has_notices());
@@ -314,6 +321,7 @@ impl Pipeline {
         drop(inventory);
         self.charge(compiled.iter().filter_map(|(compiled, _)| compiled.service.as_ref()));
         self.keep_notices(&mut compiled);
+        self.keep_refused_exports(&mut compiled);
         let mut store = self.state.store_mut();
         let changed = compiled.into_iter().map(|(compiled, group)| store.replace(group, compiled)).sum();
         if self.state.changes.receiver_count() == 0 {

@@ -58,7 +58,7 @@ pub struct Store {
 impl Store {
     /// Replaces the resources of a group. Returns the number of changed resources.
     pub fn replace(&mut self, group: Group, compiled: impl Into<Compiled>) -> usize {
-        let Compiled { resources, service, notices: _ } = compiled.into();
+        let Compiled { resources, service, .. } = compiled.into();
         let mut changed = 0;
         let before = match &service {
             Some(service) => Box::from([(Kind::Service, service.hostname.clone())]),

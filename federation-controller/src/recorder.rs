@@ -21,9 +21,9 @@ use crate::clusters::Clusters;
 use crate::clusters::trouble::{self, Trouble};
 use crate::inventory::{NoticedKind, ObjectNotice};
 use crate::objects::{
-    AuthorizationPolicy, DestinationRule, EnvoyFilter, Export, Gateway, HttpLocalRateLimitPolicy, HttpRouteGroup, Kind,
-    PeerAuthentication, ProxyConfig, RateLimit, Record, RequestAuthentication, Server, Service, ServiceEntry,
-    ServiceProfile, Sidecar, Text, TrafficSplit, VirtualService, WorkloadEntry, WorkloadGroup,
+    AuthorizationPolicy, DestinationRule, EnvoyFilter, Export, FederationPolicy, Gateway, HttpLocalRateLimitPolicy,
+    HttpRouteGroup, Kind, PeerAuthentication, ProxyConfig, RateLimit, Record, RequestAuthentication, Server, Service,
+    ServiceEntry, ServiceProfile, Sidecar, Text, TrafficSplit, VirtualService, WorkloadEntry, WorkloadGroup,
 };
 use crate::pipeline::State;
 
@@ -138,6 +138,7 @@ async fn write(client: Client, notice: &ObjectNotice) -> Result<(), Trouble> {
         NoticedKind::Watched(Kind::RequestAuthentication) => resource::<RequestAuthentication>(),
         NoticedKind::Watched(Kind::EnvoyFilter) => resource::<EnvoyFilter>(),
         NoticedKind::Watched(Kind::RateLimit) => resource::<RateLimit>(),
+        NoticedKind::Watched(Kind::FederationPolicy) => resource::<FederationPolicy>(),
         NoticedKind::Watched(Kind::Server) => resource::<Server>(),
         NoticedKind::Watched(Kind::HttpLocalRateLimitPolicy) => resource::<HttpLocalRateLimitPolicy>(),
         NoticedKind::Watched(Kind::ServiceEntry) => resource::<ServiceEntry>(),

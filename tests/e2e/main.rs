@@ -12,6 +12,7 @@ mod commands;
 mod export;
 mod external_authorization;
 mod failover;
+mod federation_policy;
 mod gateways;
 mod import;
 mod kubectl;

@@ -6,6 +6,7 @@
 //!   say, and what is wrong with them.
 //! - [`security`]: Istio's AuthorizationPolicy, PeerAuthentication and RequestAuthentication, in the same way.
 //! - [`envoy_filter`]: Istio's EnvoyFilter, as far as it limits the rate of requests, and [`rate_limit`]: the mesh's own RateLimit.
+//! - [`federation`]: the mesh's own FederationPolicy: which clusters may export a service, and to whom.
 //! - [`smi`]: SMI's TrafficSplit and HTTPRouteGroup, and [`linkerd`]: Linkerd's ServiceProfile and annotations of Services.
 //! - [`analyze`]: what is wrong in and between objects, for `isthmus analyze`.
 //! - [`import`]: what becomes of the objects of another mesh, for `isthmus import`.
@@ -26,6 +27,7 @@ pub mod compatibility;
 pub mod duration;
 pub mod envoy_filter;
 pub mod export;
+pub mod federation;
 pub mod import;
 pub mod kubeconfig;
 pub mod linkerd;

@@ -55,7 +55,7 @@ const REPORTING: [RbacRule; 7] = [
             "envoyfilters/status",
         ],
     ),
-    status(api::rate_limit::GROUP, &["ratelimits/status"]),
+    status(api::federation::GROUP, &["ratelimits/status", "federationpolicies/status"]),
     status("policy.linkerd.io", &["servers/status", "httplocalratelimitpolicies/status"]),
     status("split.smi-spec.io", &["trafficsplits/status"]),
     status("specs.smi-spec.io", &["httproutegroups/status"]),

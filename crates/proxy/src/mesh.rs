@@ -10,6 +10,7 @@ mod destination;
 mod domain;
 mod dynamic;
 mod entry;
+mod federation;
 mod map;
 mod model;
 mod names;
@@ -32,6 +33,7 @@ pub use destination::{
     OriginatedTls, PortPolicies, ProxyProtocol, RetryBudget, SubsetPolicy, Tunnel,
 };
 pub use entry::{Entry, NamedEndpoint, Resolution};
+pub use federation::{AddressRange, Callers, SourceAddresses};
 pub use map::SharedMap;
 pub use model::{
     ApplicationAddress, ApplicationSocket, DirectEndpoint, Endpoint, Export, GatewayAddress, InboundLimits,

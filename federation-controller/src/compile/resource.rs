@@ -8,7 +8,7 @@ use wire::Kind;
 
 use super::endpoint::Endpoint;
 use super::service::ServiceFacts;
-use crate::inventory::RuleNotice;
+use crate::inventory::{RefusedExport, RuleNotice};
 use crate::objects::Text;
 
 /// A resource, encoded.
@@ -129,6 +129,8 @@ pub struct Compiled {
     pub service: Option<CompiledService>,
     /// What is wrong with the rules of routing of the group's host.
     pub notices: Vec<RuleNotice>,
+    /// The exports of the group's service that have no effect.
+    pub refused_exports: Vec<RefusedExport>,
 }
 
 /// A service's endpoints and facts.
@@ -144,7 +146,7 @@ pub struct CompiledService {
 
 impl From<Vec<Resource>> for Compiled {
     fn from(resources: Vec<Resource>) -> Self {
-        Compiled { resources, service: None, notices: Vec::new() }
+        Compiled { resources, ..Compiled::default() }
     }
 }
 

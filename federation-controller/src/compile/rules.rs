@@ -63,7 +63,7 @@ pub(super) fn compile(inventory: &Inventory, hostname: &Arc<str>) -> Compiled {
     host.ports = ports;
     let mut resources = routes::compile(&mut host);
     resources.extend(policies::compile(&mut host));
-    Compiled { resources, service: None, notices: host.notices }
+    Compiled { resources, notices: host.notices, ..Compiled::default() }
 }
 
 /// The proxies that routes are compiled for.

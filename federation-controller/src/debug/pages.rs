@@ -155,7 +155,7 @@ pub struct ProxyRow {
 /// What a proxy has refused for one reason.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct RefusalRow {
-    /// The reason: `policy`, `no policy`, `mutual TLS` or `token`.
+    /// The reason: `policy`, `no policy`, `mutual TLS`, `token` or `federation policy`.
     pub by: String,
     /// The AuthorizationPolicy, as `<namespace>/<name>`, if the reason is `policy`.
     pub policy: Option<String>,
@@ -173,6 +173,7 @@ impl RefusalRow {
             RefusedBy::NoPolicy => "no policy",
             RefusedBy::MutualTls => "mutual TLS",
             RefusedBy::Token => "token",
+            RefusedBy::Federation => "federation policy",
             RefusedBy::Unspecified => "unknown",
         };
         let policy = Some(refused.policy).filter(|policy| !policy.is_empty());

@@ -8,6 +8,7 @@ mod drain;
 mod evasion;
 mod external;
 mod failover;
+mod federation;
 mod fixture;
 mod floods;
 mod gate;

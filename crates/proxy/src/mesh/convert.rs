@@ -14,6 +14,7 @@ use wire::discovery as message;
 mod authentication;
 mod destination;
 mod external;
+mod federation;
 mod policies;
 mod rate_limits;
 mod routes;
@@ -93,9 +94,12 @@ pub(super) fn service(message: &message::Service, location: &ProxyLocation) -> R
     };
     let own_addresses = of(&location.cluster).count();
     let addresses = of(&location.cluster).chain(of("")).map(|address| ip(&address.ip)).collect::<Result<_>>()?;
-    let export = |export: &message::Export| Export {
-        cluster: export.cluster.as_str().into(),
-        network: export.network.as_str().into(),
+    let export = |export: &message::Export| {
+        Ok(Export {
+            cluster: export.cluster.as_str().into(),
+            network: export.network.as_str().into(),
+            sources: export.sources.as_ref().map(federation::sources).transpose()?,
+        })
     };
     let subset =
         |subset: &message::Subset| Subset { name: subset.name.as_str().into(), labels: labels(&subset.labels) };
@@ -106,7 +110,7 @@ pub(super) fn service(message: &message::Service, location: &ProxyLocation) -> R
         ports: ports.into(),
         addresses,
         own_addresses,
-        exports: message.exports.iter().map(export).collect(),
+        exports: message.exports.iter().map(export).collect::<Result<_>>()?,
         subsets: message.subsets.iter().map(subset).collect(),
         headless: message.headless,
         endpoints: None,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use policy::{Authorization, Decision, Facts, PeerAuthentication, jwt};
 use ratelimit::RateLimits;
 
+use super::federation::AddressRange;
 use super::map::SharedMap;
 use super::model::{ApplicationSocket, GatewayAddress, OwnWorkload, Service};
 use super::names::ResolvedNames;
@@ -98,15 +99,7 @@ pub struct AddressBlock {
 impl AddressBlock {
     /// Returns whether an address is in the block.
     pub fn contains(&self, ip: IpAddr) -> bool {
-        let same = |one: u128, other: u128, bits: u32| {
-            let rest = bits.saturating_sub(self.length.into());
-            rest >= bits || one >> rest == other >> rest
-        };
-        match (self.ip, ip) {
-            (IpAddr::V4(one), IpAddr::V4(other)) => same(u32::from(one).into(), u32::from(other).into(), 32),
-            (IpAddr::V6(one), IpAddr::V6(other)) => same(one.into(), other.into(), 128),
-            _ => false,
-        }
+        AddressRange { ip: self.ip, length: self.length }.contains(ip)
     }
 }
 

@@ -266,6 +266,27 @@ async fn a_proxy_receives_only_resources_whose_audience_includes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_may_no_longer_consume_a_service_loses_it() {
+    let bench = Bench::start(Limits::default()).await;
+    bench.fill(mesh_of(2, 1)).await;
+    let east = identity_of(&mesh().east, "default", "frontend", &[]);
+    let east = bench.proxy(&east, "sidecar~10.244.0.9~frontend-1.default~east");
+    assert_eq!(east.demand(Kind::Service, &host(0)).await, Outcome::Absent);
+    bench.put(Object::Export(objects::Export { namespace: "default".into(), name: "s0".into(), created: 1 })).await;
+    eventually("the exported service arrives", || east.count(Kind::Service) == 1).await;
+    let object = serde_json::json!({"metadata": {"name": "s0", "namespace": "default"},
+        "spec": {"selector": {"services": ["s0"]}, "consumers": {"clusters": ["central"]}}});
+    let policy =
+        <objects::FederationPolicy as objects::Record>::extract(serde_json::from_value(object).unwrap()).unwrap();
+    bench.put(Object::FederationPolicy(policy)).await;
+    eventually("the service is gone", || east.count(Kind::Service) == 0).await;
+    assert_eq!(east.demand(Kind::Service, &host(0)).await, Outcome::Absent);
+    let west = bench.frontend();
+    assert_eq!(west.demand(Kind::Service, &host(0)).await, Outcome::Present, "the exporting cluster has it");
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_with_a_wrong_node_id_or_certificate_is_refused_and_counted() {
     let bench = Bench::start(Limits { first_request: Duration::from_millis(200), ..Limits::default() }).await;
     bench.fill(mesh_of(1, 1)).await;
