@@ -7,6 +7,7 @@
 //! | `/debug/clusters` | a [`ClustersPage`] |
 //! | `/debug/proxies` | a list of [`ProxyRow`]s |
 //! | `/debug/services`, `/debug/services/<hostname>` | a list of hostnames, and a [`ServicePage`] |
+//! | `/debug/service-table` | a [`ServicesPage`]: who exports and imports each service |
 //! | `/debug/gateways` | a list of [`GatewayRow`]s |
 //!
 //! All pages are read-only and contain no secrets. Metrics and readiness are open; the debug pages, which describe the whole
@@ -33,12 +34,14 @@ use tracing::warn;
 
 mod access;
 mod pages;
+mod services;
 #[cfg(test)]
 mod tests;
 
 pub use pages::{
     AddressRow, ClusterRow, ClustersPage, EndpointRow, GatewayRow, ProxyRow, RefusalRow, ServicePage, TrustRow,
 };
+pub use services::{ServiceInCluster, ServiceRow, ServicesPage};
 
 use crate::ca::Authorities;
 use crate::clusters::Clusters;
@@ -153,10 +156,11 @@ impl Debug {
             "/debug/clusters" => json(&pages::clusters(&self.shared, self.parts.get())),
             "/debug/proxies" => json(&pages::proxies(&self.shared)),
             "/debug/gateways" => json(&pages::gateways(&self.shared)),
+            "/debug/service-table" => json(&services::table(&self.shared)),
             "/debug/services" => json(&pages::services(&self.shared)),
             "/" | "/debug" => text(
                 StatusCode::OK,
-                "/metrics\n/ready\n/debug/clusters\n/debug/proxies\n/debug/services\n/debug/services/<hostname>\n/debug/gateways\n",
+                "/metrics\n/ready\n/debug/clusters\n/debug/proxies\n/debug/services\n/debug/services/<hostname>\n/debug/service-table\n/debug/gateways\n",
             ),
             _ => match path.strip_prefix("/debug/services/").map(|hostname| pages::service(&self.shared, hostname)) {
                 Some(Some(page)) => json(&page),

@@ -286,14 +286,9 @@ pub(super) fn clusters(shared: &Shared, parts: Option<&(Clusters, Authorities)>)
 
 /// Returns the number of services without those of the system, how many are exported, and their ready endpoints.
 fn counts(inventory: &Inventory, store: &Store, cluster: &ClusterInventory) -> (usize, usize, usize) {
-    let system = |key: &Key| {
-        key.namespace == inventory.settings().namespace
-            || &*key.namespace == "kube-system"
-            || (&*key.namespace == "default" && &*key.name == "kubernetes")
-    };
     let mut counted = (0, 0, 0);
     let services = cluster.services().values().filter(|service| !service.external).map(Service::key);
-    for key in services.filter(|key| !system(key)) {
+    for key in services.filter(|key| !is_system(inventory, key)) {
         let facts = store.facts(&inventory.settings().hostname(&key));
         let exported = facts.is_some_and(|facts| facts.exports.iter().any(|(of, _)| *of == cluster.info.name));
         counted.0 += 1;
@@ -301,6 +296,13 @@ fn counts(inventory: &Inventory, store: &Store, cluster: &ClusterInventory) -> (
         counted.2 += cluster.ready_endpoints(&key);
     }
     counted
+}
+
+/// Returns whether a service belongs to Kubernetes or to the mesh itself.
+pub(super) fn is_system(inventory: &Inventory, key: &Key) -> bool {
+    key.namespace == inventory.settings().namespace
+        || &*key.namespace == "kube-system"
+        || (&*key.namespace == "default" && &*key.name == "kubernetes")
 }
 
 pub(super) fn proxies(shared: &Shared) -> Vec<ProxyRow> {

@@ -119,10 +119,13 @@ fn failure(failure: &Failure) -> Value {
 /// Returns a destination, as all workers see it: shares are the mean of theirs.
 fn destination(of: &DestinationForecast, at: usize, workers: &[Explanation], own: &Locality) -> Value {
     let seen: Vec<&DestinationForecast> = workers.iter().filter_map(|worker| worker.destinations.get(at)).collect();
+    let labels: serde_json::Map<_, _> =
+        of.labels.iter().map(|(key, value)| (key.to_string(), json!(&**value))).collect();
     let mut value = json!({
         "host": &*of.host,
         "port": of.port,
         "subset": &*of.subset,
+        "labels": labels,
         "percent": percent(of.share),
         "policies": of.policies.iter().map(|name| &**name).collect::<Vec<_>>(),
         "algorithm": algorithm(of.algorithm),
@@ -152,7 +155,7 @@ fn destination(of: &DestinationForecast, at: usize, workers: &[Explanation], own
     });
     value["omitted"] = json!(endpoints.len().saturating_sub(LISTED));
     let now = Instant::now();
-    value["endpoints"] = endpoints.iter().take(LISTED).map(|endpoint| candidate(endpoint, of.share, now)).collect();
+    value["endpoints"] = endpoints.iter().take(LISTED).map(|endpoint| candidate(endpoint, of, own, now)).collect();
     value
 }
 
@@ -191,7 +194,7 @@ fn means<'a>(candidates: &'a [Candidate], seen: &[&DestinationForecast]) -> Vec<
     means
 }
 
-fn candidate(mean: &Mean<'_>, share: f64, now: Instant) -> Value {
+fn candidate(mean: &Mean<'_>, of: &DestinationForecast, own: &Locality, now: Instant) -> Value {
     let target = &mean.of.target;
     let tls = target.tls.as_ref();
     let names = |of: &[Arc<str>]| of.iter().map(|name| name.to_string()).collect::<Vec<_>>();
@@ -203,10 +206,10 @@ fn candidate(mean: &Mean<'_>, share: f64, now: Instant) -> Value {
         "cluster": &*target.cluster,
         "workload": &*target.labels.workload,
         "locality": mean.of.locality.to_string(),
-        "rank": mean.of.rank,
+        "tier": tiers::name(mean.of.rank, of.order, own),
         "health": super::health(mean.of.health),
         "weight": mean.of.weight,
-        "percent": percent(share * mean.share),
+        "percent": percent(of.share * mean.share),
         "ejectedByWorkers": mean.ejected,
         "ejectedForSeconds": mean.until.map(|until| until.saturating_duration_since(now).as_secs_f64()),
         "probedByWorkers": mean.probing,

@@ -56,6 +56,11 @@ pub(super) fn document(endpoints: &[Mean<'_>], order: Order, own: &Locality) -> 
     tiers.collect()
 }
 
+/// Returns the name of the tier of a rank.
+pub(super) fn name(rank: u32, order: Order, own: &Locality) -> String {
+    named(rank, order, own).1
+}
+
 /// Returns the position and the name of the tier of a rank. A caller without a subzone has no tier for it.
 fn named(rank: u32, order: Order, own: &Locality) -> (u32, String) {
     let distance = |rank: u32| match rank {

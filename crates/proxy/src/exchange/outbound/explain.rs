@@ -13,7 +13,7 @@ use route::{Action, ConnectionFacts, Destination as RouteDestination, Table, sha
 use super::{Destination, connections, named, resolve, routed};
 use crate::failure::Failure;
 use crate::http::headers;
-use crate::mesh::{HashKey, Protocol, TrafficPolicy};
+use crate::mesh::{HashKey, MeshSnapshot, Protocol, TrafficPolicy};
 use crate::upstream::ClusterForecast;
 use crate::upstream::hash::{RequestHash, connection_hash, request_hash};
 use crate::worker::Worker;
@@ -48,6 +48,8 @@ pub struct DestinationForecast {
     pub subset: Arc<str>,
     /// The share of the next requests, from 0 to 1.
     pub share: f64,
+    /// The labels of the subset.
+    pub labels: Vec<(Box<str>, Box<str>)>,
     /// The objects that say how it is used (DestinationRules): `<namespace>/<name>`.
     pub policies: Vec<Box<str>>,
     /// In which order endpoints are used.
@@ -76,15 +78,17 @@ pub enum Order {
 }
 
 impl Order {
-    fn of(policy: &TrafficPolicy, near_first: bool) -> Self {
-        let preference = match &policy.balancing.locality {
-            Some(rules) if !rules.policy.distribute.is_empty() => return Order::Shares,
-            Some(rules) => rules.policy.preference,
-            None if near_first => Preference::Distance,
+    fn of(policy: &TrafficPolicy, snapshot: &MeshSnapshot) -> Self {
+        let rules = policy.balancing.locality.as_ref().map(|rules| &rules.policy);
+        let preference = match rules {
+            Some(rules) => rules.preference,
+            None if snapshot.settings.locality_load_balancing => Preference::Distance,
             None => Preference::Off,
         };
+        let own = snapshot.own.as_ref().map(|own| own.locality.clone()).unwrap_or_default();
         match preference {
             Preference::Off => Order::Alike,
+            _ if rules.is_some_and(|rules| rules.distribute.iter().any(|of| of.from.matches(&own))) => Order::Shares,
             Preference::Distance => Order::Distance,
             Preference::Priority => Order::Priority,
             Preference::PriorityThenDistance => Order::PriorityThenDistance,
@@ -196,6 +200,7 @@ async fn destinations(
                 port: to.port.unwrap_or(address.port()),
                 subset: to.subset.clone(),
                 share,
+                labels: Vec::new(),
                 policies: Vec::new(),
                 order: Order::Alike,
                 algorithm: Algorithm::default(),
@@ -222,13 +227,15 @@ fn forecast(
     let hash = hash(&policy, head, address, worker);
     let snapshot = worker.view.snapshot();
     let service = snapshot.services.get(&cluster.key().hostname).filter(|_| cluster.is_service());
+    let subset = service.and_then(|service| service.subset(&cluster.key().subset));
     DestinationForecast {
         host: cluster.key().hostname.clone(),
         port: cluster.key().port,
         subset: cluster.key().subset.clone(),
         share,
+        labels: subset.map(|subset| subset.labels.to_vec()).unwrap_or_default(),
         policies: service.map(|service| service.policy.sources.to_vec()).unwrap_or_default(),
-        order: Order::of(&policy, snapshot.settings.locality_load_balancing),
+        order: Order::of(&policy, &snapshot),
         algorithm: policy.balancing.algorithm,
         by_hash: hash.is_some(),
         forecast: Ok(cluster.forecast(hash, Instant::now())),
