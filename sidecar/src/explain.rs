@@ -10,8 +10,8 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxy::exchange::outbound::connections;
 use proxy::exchange::outbound::explain::{self, Explanation};
+use proxy::exchange::outbound::{connections, measure};
 use proxy::mesh::{Lookup, Protocol};
 use proxy::worker::Worker;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -34,8 +34,15 @@ const WAITING: usize = 4;
 /// A question, and where its answer goes.
 pub(crate) type Asked = (Question, oneshot::Sender<Explained>);
 
-/// A question for a worker: the address that the application would connect to, and where the answer goes.
-pub(crate) type WorkerQuestion = (Arc<Question>, SocketAddr, oneshot::Sender<Explanation>);
+/// A question for a worker.
+pub(crate) struct WorkerQuestion {
+    question: Arc<Question>,
+    /// The address that the application would connect to.
+    address: SocketAddr,
+    /// Whether to connect to the endpoints for measurement.
+    measure: bool,
+    reply: oneshot::Sender<Explanation>,
+}
 
 /// The answer to a question.
 #[derive(Debug)]
@@ -95,8 +102,11 @@ impl Explainer {
             let (question, address) = (Arc::new(question), SocketAddr::new(resolved.address, question.port));
             for worker in &self.workers {
                 let (reply, answer) = oneshot::channel();
+                // All workers reach the same endpoints: one measures.
+                let measure = question.measure && workers.is_empty();
+                let asked = WorkerQuestion { question: question.clone(), address, measure, reply };
                 // A worker that has ended, or answers an earlier question, is left out.
-                if worker.try_send((question.clone(), address, reply)).is_ok()
+                if worker.try_send(asked).is_ok()
                     && let Ok(answer) = answer.await
                 {
                     workers.push(answer);
@@ -139,10 +149,14 @@ impl Explainer {
 
 /// Answers the questions for a worker while it lives.
 pub(crate) async fn answer(mut asked: mpsc::Receiver<WorkerQuestion>, worker: Weak<Worker>) {
-    while let Some((question, address, reply)) = asked.recv().await {
+    while let Some(WorkerQuestion { question, address, measure, reply }) = asked.recv().await {
         let Some(worker) = worker.upgrade() else { return };
+        let mut explanation = explain(&question, address, &worker).await;
+        if measure {
+            explanation.measured = measure::measure(&explanation, &worker).await;
+        }
         // One who no longer waits needs no answer.
-        let _ = reply.send(explain(&question, address, &worker).await);
+        let _ = reply.send(explanation);
     }
 }
 

@@ -67,9 +67,11 @@ pub(crate) fn add(admin: Admin, shown: &Shown) -> Admin {
         .page("/authz/observed", "what was accepted: callers, ports, methods and paths", move |_| {
             Reply::json(&traffic.get().map_or(Value::Null, |(cluster, traffic)| authz::observed(cluster, traffic)))
         })
-        .later("/explain", "where a request goes, and why; ?url=…, &method=…, &header=NAME:VALUE", move |query| {
-            explain::answer(explained.clone(), query)
-        })
+        .later(
+            "/explain",
+            "where a request goes, and why; ?url=…&method=…&header=NAME:VALUE&measure=true",
+            move |query| explain::answer(explained.clone(), query),
+        )
         .section("mesh", move || mesh.newest().map_or(Value::Null, |snapshot| config(&snapshot)))
         .section("configs", move || {
             let node = dump.node.get().map(String::as_str).unwrap_or_default();

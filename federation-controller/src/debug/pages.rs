@@ -21,6 +21,9 @@ use crate::publish::Store;
 /// The page `/debug/clusters`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ClustersPage {
+    /// The version of the controller.
+    #[serde(default)]
+    pub version: String,
     /// All clusters, by name.
     pub clusters: Vec<ClusterRow>,
     /// The errors of remote secrets and signing certificates, and the notices, human-readable.
@@ -269,7 +272,8 @@ pub(super) fn clusters(shared: &Shared, parts: Option<&(Clusters, Authorities)>)
             name,
         }
     });
-    let mut page = ClustersPage { clusters: rows.collect(), problems: Vec::new() };
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let mut page = ClustersPage { version, clusters: rows.collect(), problems: Vec::new() };
     page.problems.extend(inventory.notices());
     if let Some((clusters, _)) = parts {
         page.problems.extend(clusters.problems().iter().map(|problem| match problem.cluster.is_empty() {

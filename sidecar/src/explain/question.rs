@@ -30,6 +30,8 @@ pub(crate) struct Question {
     pub(crate) port: u16,
     /// The method.
     pub(crate) method: Method,
+    /// Whether to connect to the endpoints for measurement.
+    pub(crate) measure: bool,
     uri: Uri,
     headers: HeaderMap,
 }
@@ -82,7 +84,7 @@ impl Question {
             }
         }
         let (url, host) = (url.to_owned(), host.to_ascii_lowercase());
-        Ok(Question { url, scheme, host, port, method, uri, headers })
+        Ok(Question { url, scheme, host, port, method, measure: false, uri, headers })
     }
 
     /// Returns the head of the request as the application sends it, with the path in this form.

@@ -19,6 +19,7 @@ use wire::client::Link;
 use super::Shown;
 use crate::explain::{Explained, Question};
 
+mod measured;
 mod route;
 mod tiers;
 
@@ -31,6 +32,7 @@ pub(super) fn answer(shown: Shown, query: &Query) -> impl Future<Output = Reply>
         None => Err("name a URL: /explain?url=http://reviews:9080/".to_owned()),
         Some(url) => Question::parse(url, query.get("method").unwrap_or_default(), query.all("header")),
     };
+    let question = question.map(|question| Question { measure: query.get("measure") == Some("true"), ..question });
     async move {
         let refused = |status, why: String| Reply::text(format!("{why}\n")).with_status(status);
         let question = match question {
@@ -83,9 +85,11 @@ fn document(explained: &Explained, mut document: Value, shown: &Shown) -> Value 
     document["outboundPolicy"] = json!(snapshot.outbound_policy().as_str());
     document["route"] = first.routes.as_ref().map_or(Value::Null, |(table, at)| route::document(table, *at));
     document["failure"] = first.failure.as_ref().map_or(Value::Null, failure);
+    document["measured"] = first.measured.iter().map(measured::document).collect();
     let own = snapshot.own.as_ref().map(|own| own.locality.clone()).unwrap_or_default();
     let destinations = first.destinations.iter().enumerate();
-    document["destinations"] = destinations.map(|(at, of)| destination(of, at, &explained.workers, &own)).collect();
+    document["destinations"] =
+        destinations.map(|(at, of)| destination(of, at, &explained.workers, &own, &snapshot)).collect();
     document
 }
 
@@ -117,7 +121,13 @@ fn failure(failure: &Failure) -> Value {
 }
 
 /// Returns a destination, as all workers see it: shares are the mean of theirs.
-fn destination(of: &DestinationForecast, at: usize, workers: &[Explanation], own: &Locality) -> Value {
+fn destination(
+    of: &DestinationForecast,
+    at: usize,
+    workers: &[Explanation],
+    own: &Locality,
+    snapshot: &MeshSnapshot,
+) -> Value {
     let seen: Vec<&DestinationForecast> = workers.iter().filter_map(|worker| worker.destinations.get(at)).collect();
     let labels: serde_json::Map<_, _> =
         of.labels.iter().map(|(key, value)| (key.to_string(), json!(&**value))).collect();
@@ -155,7 +165,18 @@ fn destination(of: &DestinationForecast, at: usize, workers: &[Explanation], own
     });
     value["omitted"] = json!(endpoints.len().saturating_sub(LISTED));
     let now = Instant::now();
-    value["endpoints"] = endpoints.iter().take(LISTED).map(|endpoint| candidate(endpoint, of, own, now)).collect();
+    let known = snapshot.services.get(&of.host).and_then(|service| service.endpoints.as_deref()).unwrap_or_default();
+    let behind = |candidate: &Candidate| {
+        let (id, _) = candidate.id.rsplit_once('|').filter(|_| candidate.target.remote)?;
+        // The weight of a summary is the number of ready endpoints behind the gateway.
+        known.iter().find(|endpoint| *endpoint.id == *id).map(|endpoint| endpoint.weight)
+    };
+    let listed = endpoints.iter().take(LISTED).map(|endpoint| {
+        let mut value = candidate(endpoint, of, own, now);
+        value["endpointsBehind"] = json!(behind(endpoint.of));
+        value
+    });
+    value["endpoints"] = listed.collect();
     value
 }
 

@@ -26,6 +26,7 @@ use crate::worker::Worker;
 pub mod connections;
 mod expiry;
 pub mod explain;
+pub mod measure;
 mod mirror;
 mod resolve;
 mod retry;

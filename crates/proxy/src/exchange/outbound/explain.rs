@@ -10,6 +10,7 @@ use balance::{Algorithm, Preference};
 use http::request;
 use route::{Action, ConnectionFacts, Destination as RouteDestination, Table, shares};
 
+use super::measure::Measured;
 use super::{Destination, connections, named, resolve, routed};
 use crate::failure::Failure;
 use crate::http::headers;
@@ -35,6 +36,8 @@ pub struct Explanation {
     pub failure: Option<Failure>,
     /// The destinations, with their shares. Empty if the proxy answers itself.
     pub destinations: Vec<DestinationForecast>,
+    /// Connections to the endpoints that were made for measurement.
+    pub measured: Vec<Measured>,
 }
 
 /// A destination, and its share of the next requests.
@@ -179,6 +182,7 @@ impl Explanation {
             routes: None,
             failure: None,
             destinations: Vec::new(),
+            measured: Vec::new(),
         }
     }
 }

@@ -1,0 +1,351 @@
+//! The text of an explanation.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::status::age_of;
+
+/// Formats an explanation.
+pub(super) fn text(document: &Value) -> String {
+    let mut out = String::new();
+    if document["meshed"] == Value::Bool(false) {
+        let caller = &document["caller"];
+        let (cluster, namespace, pod) = (word(&caller["cluster"]), word(&caller["namespace"]), word(&caller["pod"]));
+        return format!(
+            "{pod} in namespace {namespace} of {cluster} has no sidecar, so the mesh does not carry its requests:\n  the \
+             cluster's own DNS and Services lead to pods of {cluster} alone, in plaintext\n  to change that: kubectl label \
+             namespace {namespace} istio-injection=enabled, and restart the pod\n"
+        );
+    }
+    if let Some(error) = document["name"]["error"].as_str() {
+        _ = writeln!(out, "{}   no address: the request is never sent\n  {error}", word(&document["host"]));
+        return out + &link(document);
+    }
+    if document["workers"] == Value::from(0) {
+        return "the sidecar is shutting down, or its workers do not answer: ask again\n".to_owned();
+    }
+    out.push_str(&headline(document));
+    out.push_str(&route(document));
+    if !document["failure"].is_null() {
+        _ = writeln!(out, "every request is answered {}", failure(&document["failure"]));
+    }
+    let destinations = list(&document["destinations"]);
+    let several = destinations.len() > 1 || !document["route"].is_null();
+    for destination in destinations {
+        out.push_str(&self::destination(destination, document, several));
+    }
+    out.push_str(&authorization(document));
+    out.push_str(&identities(document));
+    out + &link(document)
+}
+
+fn headline(document: &Value) -> String {
+    let service = word(&document["service"]);
+    let port = &document["port"];
+    if document["inMesh"] != Value::Bool(true) {
+        let what = match word(&document["service"]) {
+            "BlackHoleCluster" => "not part of the mesh, which allows no other destinations (REGISTRY_ONLY)",
+            "UnansweredCluster" => "the controller does not answer whether it is part of the mesh",
+            _ => "not part of the mesh: passed through as it is (ALLOW_ANY), without identity and policies",
+        };
+        let address = word(&document["name"]["address"]);
+        return format!("{}:{port} ({address})   {what}\n", word(&document["host"]));
+    }
+    let protocol = match word(&document["protocol"]) {
+        "http" => "HTTP",
+        "http2" => "HTTP/2",
+        "grpc" => "gRPC",
+        "tcp" => "TCP",
+        _ => "protocol detected, as the port declares none",
+    };
+    let route = if document["route"].is_null() { ", no route rules" } else { "" };
+    format!("{service}:{port}   {protocol}, {}{route}\n", tls(document))
+}
+
+/// Describes the encryption to endpoints that receive requests; of all, if none does.
+fn tls(document: &Value) -> &'static str {
+    let used = |all: bool| {
+        let endpoints = endpoints(document).filter(move |endpoint| all || percent(&endpoint["percent"]) > 0.0);
+        endpoints.map(|endpoint| word(&endpoint["tls"])).collect::<std::collections::BTreeSet<_>>()
+    };
+    let used = if used(false).is_empty() { used(true) } else { used(false) };
+    match used.into_iter().collect::<Vec<_>>()[..] {
+        ["mutual"] => "mutual TLS",
+        ["none"] => "plaintext",
+        ["originated"] => "TLS with servers outside the mesh",
+        [] => "no endpoints",
+        _ => "mutual TLS with some endpoints, plaintext with others",
+    }
+}
+
+fn route(document: &Value) -> String {
+    let route = &document["route"];
+    if route.is_null() {
+        return String::new();
+    }
+    let object = format!("{} {}", word(&route["kind"]), word(&route["object"]));
+    let Some(position) = route["position"].as_u64() else {
+        return match word(&document["as"]) {
+            "connection" => format!("route: of {object}\n"),
+            _ => format!("route: none of the {} of {object} matches\n", route["of"]),
+        };
+    };
+    let name = route["name"].as_str().filter(|name| !name.is_empty()).map(|name| format!(" \"{name}\""));
+    let conditions: Vec<&str> = list(&route["conditions"]).iter().filter_map(Value::as_str).collect();
+    let conditions = if conditions.is_empty() { "every request".to_owned() } else { conditions.join(", or ") };
+    let mut out =
+        format!("route: {position} of {} of {object}{}: {conditions}\n", route["of"], name.unwrap_or_default());
+    match word(&route["action"]) {
+        "redirect" => _ = writeln!(out, "  answered by the sidecar with a redirection ({})", route["status"]),
+        "respond" => _ = writeln!(out, "  answered by the sidecar with status {}", route["status"]),
+        _ => {}
+    }
+    let delay = &route["delay"];
+    if !delay.is_null() {
+        _ = writeln!(out, "  fault: {}% are delayed by {}s", delay["percent"], delay["seconds"]);
+    }
+    let abort = &route["abort"];
+    if !abort.is_null() {
+        _ = writeln!(out, "  fault: {}% are answered {}", abort["percent"], abort["status"]);
+    }
+    if let Some(limit) = route["timeoutSeconds"].as_f64() {
+        _ = writeln!(out, "  timeout {limit}s");
+    }
+    for mirror in list(&route["mirrors"]) {
+        _ = writeln!(out, "  copies of {}% go to {}", mirror["percent"], word(&mirror["host"]));
+    }
+    out
+}
+
+fn destination(destination: &Value, document: &Value, several: bool) -> String {
+    let (mut out, indent) = (String::new(), if several { "    " } else { "  " });
+    if several {
+        let subset = destination["subset"].as_str().filter(|subset| !subset.is_empty());
+        let subset = subset.map(|subset| format!(" subset {subset}")).unwrap_or_default();
+        let to = format!("{}:{}", word(&destination["host"]), destination["port"]);
+        _ = writeln!(out, "  {}% to {to}{subset}", shown(percent(&destination["percent"])));
+    }
+    let policies: Vec<&str> = list(&destination["policies"]).iter().filter_map(Value::as_str).collect();
+    if !policies.is_empty() {
+        let hash = if destination["byHash"] == Value::Bool(true) { ", this request's hash chooses" } else { "" };
+        let policies = policies.join(", ");
+        _ = writeln!(out, "{indent}policy: DestinationRule {policies} ({}{hash})", word(&destination["algorithm"]));
+    }
+    out.push_str(&tiers(destination, document, indent));
+    if !destination["failure"].is_null() {
+        _ = writeln!(out, "{indent}every request is answered {}", failure(&destination["failure"]));
+    }
+    if destination["panic"] == Value::Bool(true) {
+        _ = writeln!(out, "{indent}too few endpoints are in use, so ejected ones are used as well: requests may fail");
+    }
+    out
+}
+
+/// Formats the tiers, with a line for each cluster and gateway of a tier.
+fn tiers(destination: &Value, document: &Value, indent: &str) -> String {
+    let mut rows: Vec<[String; 4]> = Vec::new();
+    for (number, tier) in list(&destination["tiers"]).iter().enumerate() {
+        let name = word(&tier["name"]);
+        let of_tier = list(&destination["endpoints"]).iter().filter(|endpoint| word(&endpoint["tier"]) == name);
+        let mut groups: BTreeMap<(&str, &str), Vec<&Value>> = BTreeMap::new();
+        for endpoint in of_tier {
+            let gateway = if endpoint["throughGateway"] == Value::Bool(true) { word(&endpoint["address"]) } else { "" };
+            groups.entry((word(&endpoint["cluster"]), gateway)).or_default().push(endpoint);
+        }
+        let label = format!("tier {}", number + 1);
+        if groups.is_empty() {
+            rows.push([label, name.to_owned(), "no endpoints".to_owned(), String::new()]);
+            continue;
+        }
+        for (at, ((cluster, gateway), endpoints)) in groups.into_iter().enumerate() {
+            let (label, name) = if at == 0 { (label.clone(), name.to_owned()) } else { Default::default() };
+            let what = group(cluster, gateway, &endpoints);
+            let share: f64 = endpoints.iter().map(|endpoint| percent(&endpoint["percent"])).sum();
+            let state = format!("{}{}", health(&endpoints), age(cluster, document));
+            let takes = if share > 0.0 { format!("{state}   <- takes {}%", shown(share)) } else { state };
+            rows.push([label, name, what, takes]);
+        }
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths = [width(0), width(1), width(2)];
+    let mut out = String::new();
+    for [label, name, what, state] in &rows {
+        let [a, b, c] = widths;
+        let line = format!("{indent}{label:a$}  {name:b$}   {what:c$}   {state}");
+        _ = writeln!(out, "{}", line.trim_end());
+    }
+    if destination["omitted"].as_u64().unwrap_or_default() > 0 {
+        _ = writeln!(out, "{indent}and {} more endpoints", destination["omitted"]);
+    }
+    out
+}
+
+fn group(cluster: &str, gateway: &str, endpoints: &[&Value]) -> String {
+    let behind = |endpoint: &&Value| endpoint["endpointsBehind"].as_u64();
+    let count = match gateway.is_empty() {
+        true => Some(endpoints.len() as u64),
+        false => endpoints.iter().map(behind).sum(),
+    };
+    let count = match count {
+        Some(1) => "1 endpoint".to_owned(),
+        Some(count) => format!("{count} endpoints"),
+        None => "endpoints".to_owned(),
+    };
+    match (gateway, cluster) {
+        ("", "") => count,
+        ("", cluster) => format!("{count} in {cluster}"),
+        (gateway, cluster) => format!("{count} behind gateway {gateway} ({cluster})"),
+    }
+}
+
+fn health(endpoints: &[&Value]) -> String {
+    let ready = endpoints.iter().filter(|endpoint| word(&endpoint["health"]) == "ready").count();
+    let ejected: Vec<_> = endpoints.iter().filter(|of| of["ejectedByWorkers"].as_u64().unwrap_or(0) > 0).collect();
+    let probed = endpoints.iter().filter(|of| of["probedByWorkers"].as_u64().unwrap_or(0) > 0).count();
+    let mut parts = Vec::new();
+    parts.push(match ready {
+        0 => "not ready".to_owned(),
+        ready if ready == endpoints.len() => "healthy".to_owned(),
+        ready => format!("{ready} of {} ready", endpoints.len()),
+    });
+    if !ejected.is_empty() {
+        let left = ejected.iter().filter_map(|of| of["ejectedForSeconds"].as_f64()).fold(0.0, f64::max);
+        let left = age_of(Duration::try_from_secs_f64(left).unwrap_or_default());
+        let all = if ejected.len() == endpoints.len() { String::new() } else { format!("{} ", ejected.len()) };
+        // Discovery reports it as ready; its requests failed.
+        parts = vec![format!("{all}ejected after failures, for {left} more")];
+    } else if probed > 0 {
+        parts.push("the next request probes it after an ejection".to_owned());
+    }
+    parts.join(", ")
+}
+
+/// Describes the age of what is known of a cluster other than the controller's own.
+fn age(cluster: &str, document: &Value) -> String {
+    let ages = &document["ages"];
+    if cluster.is_empty() {
+        return String::new();
+    }
+    if ages["error"].is_string() {
+        return ", age unknown".to_owned();
+    }
+    let of = &ages["clusters"][cluster];
+    if of["own"] == Value::Bool(true) && of["link"] == "connected" {
+        return String::new();
+    }
+    let seconds = of["contactSeconds"].as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let known = seconds.map_or_else(|| ", age unknown".to_owned(), |age| format!(", updated {} ago", age_of(age)));
+    match of["link"].as_str() {
+        Some("connected") | None => known,
+        Some(link) => format!("{known} (link {link})"),
+    }
+}
+
+fn authorization(document: &Value) -> String {
+    let decisions = list(&document["authorization"]);
+    let mut out = String::new();
+    for of in decisions {
+        let place = match decisions.len() {
+            1 => String::new(),
+            _ => {
+                let subset = of["subset"].as_str().filter(|subset| !subset.is_empty());
+                let subset = subset.map(|subset| format!(" subset {subset}")).unwrap_or_default();
+                format!(" at {}{subset} in {}", word(&of["host"]), word(&of["cluster"]))
+            }
+        };
+        if let Some(error) = of["error"].as_str() {
+            _ = writeln!(out, "authorization{place}: unknown: {error}");
+            continue;
+        }
+        let decision = &of["decision"];
+        let rule = |by: &Value| match by["policy"].as_str() {
+            Some(policy) => format!("policy {policy}, rule {}", by["rule"]),
+            None => by.as_str().unwrap_or_default().to_owned(),
+        };
+        let by = if decision["by"].is_null() { String::new() } else { format!(" ({})", rule(&decision["by"])) };
+        let reason = decision["reason"].as_str().unwrap_or_default();
+        let verdict = match &decision["allowed"] {
+            Value::Bool(true) if by.is_empty() && reason.is_empty() => "allowed".to_owned(),
+            Value::Bool(true) if reason.is_empty() => format!("allowed{by}"),
+            Value::Bool(true) => format!("allowed: {reason}{by}"),
+            Value::Bool(false) if document["as"] == "connection" => {
+                format!("refused, the connection ends: {reason}{by}")
+            }
+            Value::Bool(false) => format!("refused with 403: {reason}{by}"),
+            _ => format!("decided by provider {}", word(&decision["provider"])),
+        };
+        _ = writeln!(out, "authorization{place}: {verdict}, says {}", word(&of["pod"]));
+    }
+    out
+}
+
+fn identities(document: &Value) -> String {
+    let mut lines: BTreeMap<String, ()> = BTreeMap::new();
+    for endpoint in endpoints(document).filter(|endpoint| percent(&endpoint["percent"]) > 0.0) {
+        if endpoint["tls"] != "mutual" {
+            continue;
+        }
+        let names = |value: &Value| list(value).iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>();
+        let identities = names(&endpoint["identities"]);
+        let issuers = match endpoint["issuers"].is_null() {
+            true => "issued by any intermediate of the root".to_owned(),
+            false => format!("issued by {}'s intermediate", names(&endpoint["issuers"]).join("'s or ")),
+        };
+        lines.insert(
+            match identities.is_empty() {
+                true => "identity expected: none is known, so no endpoint is accepted".to_owned(),
+                false => format!("identity expected: {}, {issuers}", identities.join(" or ")),
+            },
+            (),
+        );
+    }
+    lines.into_keys().map(|line| format!("{line}\n")).collect()
+}
+
+/// Describes a link to the controller that is not connected: everything above is as of its loss.
+fn link(document: &Value) -> String {
+    let link = &document["controller"];
+    let since = link["sinceSeconds"].as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    match (word(&link["state"]), since) {
+        ("lost", Some(since)) => {
+            let reason = word(&link["reason"]);
+            format!("the sidecar lost the controller {} ago and uses what it knew then: {reason}\n", age_of(since))
+        }
+        ("connecting", _) => "the sidecar has not reached the controller yet\n".to_owned(),
+        _ => String::new(),
+    }
+}
+
+fn failure(failure: &Value) -> String {
+    let flags = failure["flags"].as_str().filter(|flags| !flags.is_empty() && *flags != "-");
+    let flags = flags.map(|flags| format!(" ({flags})")).unwrap_or_default();
+    format!("{}{flags}: {}", failure["status"], word(&failure["reason"]))
+}
+
+fn endpoints(document: &Value) -> impl Iterator<Item = &Value> {
+    list(&document["destinations"]).iter().flat_map(|destination| list(&destination["endpoints"]))
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn word(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn percent(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_default()
+}
+
+/// Formats a share: without decimals if it has none.
+fn shown(percent: f64) -> String {
+    let rounded = (percent * 10.0).round() / 10.0;
+    if rounded.fract() == 0.0 { format!("{rounded:.0}") } else { format!("{rounded:.1}") }
+}
+
+#[cfg(test)]
+mod tests;
