@@ -403,7 +403,7 @@ mod tests {
         let view = MeshStatus {
             primary: "west".into(),
             option: "--context west".into(),
-            page: ClustersPage { clusters: vec![west, cluster(json!({}))], problems: vec![] },
+            page: ClustersPage { version: String::new(), clusters: vec![west, cluster(json!({}))], problems: vec![] },
             proxies: vec![
                 serde_json::from_value(json!({
                     "id": "sidecar~10.244.0.5~frontend-6d9c.default~west", "role": "sidecar", "pod": "frontend-6d9c",
