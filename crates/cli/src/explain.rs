@@ -20,7 +20,7 @@ mod caller;
 mod decision;
 mod render;
 
-use caller::{Caller, Target};
+use caller::{CallingPod, NamedPod};
 
 /// Tell where a pod's request goes, by which route and policies, and who has to answer.
 #[derive(Debug, clap::Args)]
@@ -71,7 +71,7 @@ enum ExplainFormat {
 }
 
 pub(crate) async fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
-    let target = Target::parse(&args.pod, &args.namespace)?;
+    let target = NamedPod::parse(&args.pod, &args.namespace)?;
     let contexts = match (&*args.contexts, &target.cluster) {
         ([], Some(cluster)) if args.access.lab(Some(cluster))?.is_none() => vec![cluster.clone()],
         _ => args.contexts.clone(),
@@ -79,7 +79,7 @@ pub(crate) async fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     let clusters = source::clusters(&args.access, &contexts).await?;
     let advice = "check that the pod and its sidecar run: kubectl describe pod, or wait longer: --timeout 60s";
     let patience = Patience::new(args.timeout, advice);
-    let caller = Caller::find(&clusters, &target, &patience).await?;
+    let caller = CallingPod::find(&clusters, &target, &patience).await?;
     let document = match caller.meshed {
         true => explain(&args, &clusters, &caller, &patience).await?,
         false => json!({"caller": caller.document(), "meshed": false, "url": args.url}),
@@ -95,7 +95,7 @@ pub(crate) async fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
 async fn explain(
     args: &ExplainArgs,
     clusters: &[ClusterAccess],
-    caller: &Caller<'_>,
+    caller: &CallingPod<'_>,
     patience: &Patience,
 ) -> anyhow::Result<Value> {
     let mut path = format!("/explain?url={}&method={}", escaped(&args.url), escaped(&args.method));
@@ -114,7 +114,7 @@ async fn explain(
         Ok(ages) => ages,
         Err(error) => json!({"error": describe(&error)}),
     };
-    let request = decision::Described { authority: authority(&args.url), args };
+    let request = decision::DescribedRequest { authority: authority(&args.url), args };
     document["authorization"] = json!(decision::of_all(clusters, &document, &request, patience).await);
     document["outcome"] = outcome(&document);
     Ok(document)

@@ -57,7 +57,7 @@ pub struct ServiceInCluster {
 
 /// What the published resources of a hostname say.
 #[derive(Default)]
-struct Published {
+struct PublishedService {
     ports: Vec<String>,
     /// A service that clusters share comes first.
     shared: bool,
@@ -68,7 +68,7 @@ struct Published {
 pub(super) fn table(shared: &Shared) -> ServicesPage {
     let inventory = shared.state.inventory();
     let store = shared.state.store();
-    let mut published: BTreeMap<String, Published> = BTreeMap::new();
+    let mut published: BTreeMap<String, PublishedService> = BTreeMap::new();
     for found in store.all(Kind::Service) {
         note(&found, &inventory, &mut published);
     }
@@ -83,7 +83,7 @@ pub(super) fn table(shared: &Shared) -> ServicesPage {
 }
 
 /// Notes a published service: its ports, and the clusters whose proxies receive it with endpoints of others.
-fn note(found: &Found<'_>, inventory: &Inventory, published: &mut BTreeMap<String, Published>) {
+fn note(found: &Found<'_>, inventory: &Inventory, published: &mut BTreeMap<String, PublishedService>) {
     let Ok(Body::Service(service)) = Body::decode(Kind::Service, Kind::Service.url(), found.body()) else { return };
     let of = published.entry(service.hostname.clone()).or_default();
     let shared = !service.exports.is_empty();
@@ -101,7 +101,7 @@ fn note(found: &Found<'_>, inventory: &Inventory, published: &mut BTreeMap<Strin
     }
 }
 
-fn row(inventory: &Inventory, store: &Store, hostname: &str, of: Published) -> Option<ServiceRow> {
+fn row(inventory: &Inventory, store: &Store, hostname: &str, of: PublishedService) -> Option<ServiceRow> {
     let definitions: Vec<Definition<'_>> = inventory.definitions(hostname).filter(|of| !of.service.external).collect();
     let key = definitions.first()?.service.key();
     let facts = store.facts(hostname).cloned().unwrap_or_default();

@@ -27,7 +27,7 @@ mod tiers;
 const LISTED: usize = 200;
 
 /// Answers the question of a query.
-pub(super) fn answer(shown: Shown, query: &Query) -> impl Future<Output = Reply> + Send + 'static {
+pub(super) fn answer(shown: Shown, query: &Query) -> impl Future<Output = Reply> + Send + use<> {
     let question = match query.get("url") {
         None => Err("name a URL: /explain?url=http://reviews:9080/".to_owned()),
         Some(url) => Question::parse(url, query.get("method").unwrap_or_default(), query.all("header")),
@@ -200,7 +200,8 @@ fn means<'a>(candidates: &'a [Candidate], seen: &[&DestinationForecast]) -> Vec<
         .collect();
     let at: HashMap<Arc<str>, usize> = candidates.iter().enumerate().map(|(at, of)| (of.id.clone(), at)).collect();
     for candidate in seen.iter().filter_map(|of| of.forecast.as_ref().ok()).flat_map(|of| &of.candidates) {
-        let Some(mean) = at.get(&candidate.id).map(|at| &mut means[*at]) else { continue };
+        let Some(at) = at.get(&candidate.id) else { continue };
+        let mean = &mut means[*at];
         mean.share += candidate.share / seen.len() as f64;
         mean.in_flight += candidate.in_flight;
         match candidate.state {

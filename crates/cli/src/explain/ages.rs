@@ -5,14 +5,14 @@ use install::debug_pages::DebugPages;
 use lab::console::Patience;
 use serde_json::{Map, Value, json};
 
-use super::caller::Caller;
+use super::caller::CallingPod;
 use crate::access::{ClusterAccess, UNREADABLE_PAGE};
 
 /// Returns the link and the age of each cluster. The controller is that of `primary`; without one, that of the caller's cluster or
 /// of the first other cluster that has one.
 pub(super) async fn read(
     clusters: &[ClusterAccess],
-    caller: &Caller<'_>,
+    caller: &CallingPod<'_>,
     primary: Option<&str>,
     namespace: &str,
     patience: &Patience,

@@ -19,13 +19,13 @@ const KINDS: &[&str] =
 
 /// The pod that is meant, as it was typed.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Target {
+pub(super) struct NamedPod {
     pub(super) cluster: Option<String>,
     namespace: String,
     name: String,
 }
 
-impl Target {
+impl NamedPod {
     /// Parses `CLUSTER/NAMESPACE/NAME`, `NAMESPACE/NAME`, `NAME`, `NAME.NAMESPACE` or `KIND/NAME`.
     pub(super) fn parse(text: &str, namespace: &str) -> anyhow::Result<Self> {
         let parts: Vec<&str> = text.split('/').collect();
@@ -37,14 +37,14 @@ impl Target {
         let owned = |text: &str| text.to_owned();
         Ok(match parts[..] {
             [cluster, namespace, name] => {
-                Target { cluster: Some(owned(cluster)), namespace: owned(namespace), name: owned(name) }
+                NamedPod { cluster: Some(owned(cluster)), namespace: owned(namespace), name: owned(name) }
             }
             [namespace, name] if !KINDS.contains(&namespace) => {
-                Target { cluster: None, namespace: owned(namespace), name: owned(name) }
+                NamedPod { cluster: None, namespace: owned(namespace), name: owned(name) }
             }
             [_] | [_, _] => {
                 let (name, namespace) = source::pod_name(text, namespace);
-                Target { cluster: None, namespace, name }
+                NamedPod { cluster: None, namespace, name }
             }
             _ => bail!("{text:?} has too many parts\n  name the pod as CLUSTER/NAMESPACE/NAME"),
         })
@@ -56,7 +56,7 @@ impl Target {
 }
 
 /// The pod that calls.
-pub(super) struct Caller<'a> {
+pub(super) struct CallingPod<'a> {
     pub(super) cluster: &'a ClusterAccess,
     pub(super) namespace: String,
     pub(super) pod: String,
@@ -64,16 +64,16 @@ pub(super) struct Caller<'a> {
     pub(super) meshed: bool,
 }
 
-impl<'a> Caller<'a> {
+impl<'a> CallingPod<'a> {
     /// Returns the pod that is meant: of several of one workload, a running one.
     ///
     /// # Errors
     /// Returns an error with the nearest name if there is none, or if several clusters have one.
     pub(super) async fn find(
         clusters: &'a [ClusterAccess],
-        target: &Target,
+        target: &NamedPod,
         patience: &Patience,
-    ) -> anyhow::Result<Caller<'a>> {
+    ) -> anyhow::Result<CallingPod<'a>> {
         let searched: Vec<&ClusterAccess> = match &target.cluster {
             None => clusters.iter().collect(),
             Some(wanted) => {
@@ -94,7 +94,7 @@ impl<'a> Caller<'a> {
             [] => bail!(missing(&searched, target, &seen, patience).await),
             [(cluster, pod, meshed)] => {
                 let (namespace, pod, meshed) = (target.namespace.clone(), pod.clone(), *meshed);
-                Ok(Caller { cluster, namespace, pod, meshed })
+                Ok(CallingPod { cluster, namespace, pod, meshed })
             }
             several => {
                 let names: Vec<_> = several.iter().map(|(cluster, ..)| cluster.name.as_str()).collect();
@@ -149,7 +149,7 @@ fn unknown_cluster(wanted: &str, clusters: &[ClusterAccess]) -> String {
 }
 
 /// Describes that there is no such pod, with the nearest name there is.
-async fn missing(clusters: &[&ClusterAccess], target: &Target, seen: &[String], patience: &Patience) -> String {
+async fn missing(clusters: &[&ClusterAccess], target: &NamedPod, seen: &[String], patience: &Patience) -> String {
     let (name, namespace) = (target.name.rsplit('/').next().unwrap_or_default(), &target.namespace);
     let names: Vec<_> = clusters.iter().map(|cluster| cluster.name.as_str()).collect();
     let error = format!("no pod or workload {name} in namespace {namespace} of {}", names.join(", "));
@@ -184,7 +184,11 @@ mod tests {
     #[test]
     fn pods_are_named_in_several_forms() {
         let of = |cluster: Option<&str>, namespace: &str, name: &str| {
-            Some(Target { cluster: cluster.map(str::to_owned), namespace: namespace.to_owned(), name: name.to_owned() })
+            Some(NamedPod {
+                cluster: cluster.map(str::to_owned),
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            })
         };
         for (text, expected) in [
             ("west/default/frontend", of(Some("west"), "default", "frontend")),
@@ -196,7 +200,7 @@ mod tests {
             ("west//frontend", None),
             ("a/b/c/d", None),
         ] {
-            assert_eq!(Target::parse(text, "shop").ok(), expected, "{text:?}");
+            assert_eq!(NamedPod::parse(text, "shop").ok(), expected, "{text:?}");
         }
     }
 
@@ -211,9 +215,9 @@ mod tests {
             .unwrap()
         };
         for name in ["reviews-v1", "reviews-v1-7f-x", "deployment/reviews-v1"] {
-            assert!(Target::parse(name, "default").unwrap().is(&pod("x")), "{name}");
+            assert!(NamedPod::parse(name, "default").unwrap().is(&pod("x")), "{name}");
         }
-        assert!(!Target::parse("reviews", "default").unwrap().is(&pod("x")));
+        assert!(!NamedPod::parse("reviews", "default").unwrap().is(&pod("x")));
         assert!(has_sidecar(&pod("isthmus-proxy")) && !has_sidecar(&pod("setup")));
     }
 

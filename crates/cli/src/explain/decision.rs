@@ -21,7 +21,7 @@ use crate::config::source;
 const ASKED: usize = 8;
 
 /// The request, as the destination sees it.
-pub(super) struct Described<'a> {
+pub(super) struct DescribedRequest<'a> {
     /// The host of the request.
     pub(super) authority: &'a str,
     pub(super) args: &'a ExplainArgs,
@@ -31,7 +31,7 @@ pub(super) struct Described<'a> {
 pub(super) async fn of_all(
     clusters: &[ClusterAccess],
     document: &Value,
-    request: &Described<'_>,
+    request: &DescribedRequest<'_>,
     patience: &Patience,
 ) -> Vec<Value> {
     let mut decisions = Vec::new();
@@ -61,7 +61,7 @@ async fn decision(
     clusters: &[ClusterAccess],
     document: &Value,
     (destination, endpoint): (&Value, &Value),
-    request: &Described<'_>,
+    request: &DescribedRequest<'_>,
     patience: &Patience,
     mut place: Value,
 ) -> Value {
@@ -149,7 +149,7 @@ fn target_port(target: &IntOrString, pod: &Pod) -> Option<u16> {
 }
 
 /// Returns the query for the page `/authz` of the destination's sidecar.
-fn query(document: &Value, endpoint: &Value, request: &Described<'_>, port: u16) -> String {
+fn query(document: &Value, endpoint: &Value, request: &DescribedRequest<'_>, port: u16) -> String {
     let mut query = format!("/authz?port={port}");
     let mut add = |name: &str, value: &str| {
         if !value.is_empty() {

@@ -29,14 +29,14 @@ pub struct Measured {
     /// Whether the address is that of a gateway.
     pub through_gateway: bool,
     /// What came of it.
-    pub outcome: Result<Answered, ConnectError>,
+    pub outcome: Result<ProvenPeer, ConnectError>,
     /// What a gateway did with a name that no service has.
     pub unknown_name: Option<UnknownName>,
 }
 
 /// An endpoint that answered, as it was expected.
 #[derive(Debug, Clone)]
-pub struct Answered {
+pub struct ProvenPeer {
     /// The time for TCP and TLS.
     pub time: Duration,
     /// The SPIFFE ID in the certificate; `None` in plaintext.
@@ -79,7 +79,7 @@ pub async fn measure(explanation: &Explanation, worker: &Rc<Worker>) -> Vec<Meas
 
 async fn one(target: &Target, dial: &DialOptions) -> Measured {
     let began = Instant::now();
-    let outcome = open(target, alpn_of(None), dial).await.map(|opened| Answered {
+    let outcome = open(target, alpn_of(None), dial).await.map(|opened| ProvenPeer {
         time: began.elapsed(),
         identity: opened.peer.as_ref().map(|peer| peer.id.as_str().to_owned()),
         issuer: opened.peer.as_ref().and_then(|peer| peer.cluster.clone()),
