@@ -99,7 +99,8 @@ impl Explainer {
         let name = self.resolve(&question.host).await;
         let mut workers = Vec::new();
         if let Ok(resolved) = &name {
-            let (question, address) = (Arc::new(question), SocketAddr::new(resolved.address, question.port));
+            let address = SocketAddr::new(resolved.address, question.port);
+            let question = Arc::new(question);
             for worker in &self.workers {
                 let (reply, answer) = oneshot::channel();
                 // All workers reach the same endpoints: one measures.

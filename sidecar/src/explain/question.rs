@@ -87,6 +87,11 @@ impl Question {
         Ok(Question { url, scheme, host, port, method, measure: false, uri, headers })
     }
 
+    /// Sets whether to connect to the endpoints for measurement.
+    pub(crate) fn measured(self, measure: bool) -> Self {
+        Question { measure, ..self }
+    }
+
     /// Returns the head of the request as the application sends it, with the path in this form.
     pub(crate) fn head(&self, form: PathNormalization) -> request::Parts {
         let path = form.of(self.uri.path()).unwrap_or_default();

@@ -32,7 +32,7 @@ pub(super) fn answer(shown: Shown, query: &Query) -> impl Future<Output = Reply>
         None => Err("name a URL: /explain?url=http://reviews:9080/".to_owned()),
         Some(url) => Question::parse(url, query.get("method").unwrap_or_default(), query.all("header")),
     };
-    let question = question.map(|question| Question { measure: query.get("measure") == Some("true"), ..question });
+    let question = question.map(|question| question.measured(query.get("measure") == Some("true")));
     async move {
         let refused = |status, why: String| Reply::text(format!("{why}\n")).with_status(status);
         let question = match question {

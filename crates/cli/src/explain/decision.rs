@@ -72,11 +72,10 @@ async fn decision(
         let (pod, port) = answering(cluster, destination, endpoint, patience).await?;
         let query = query(document, endpoint, request, port);
         let from = format!("the sidecar of {} in {name}, through {}", pod.name_any(), cluster.api_server());
-        let namespace = pod.namespace().unwrap_or_default();
-        let read = source::read(cluster, &namespace, &pod.name_any(), &query);
-        let page = patience.answer(&from, read).await??;
+        let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+        let page = patience.answer(&from, source::read(cluster, &namespace, &name, &query)).await??;
         let decided: Value = serde_json::from_str(&page).context("the sidecar's answer is no JSON")?;
-        anyhow::Ok((pod.name_any(), decided))
+        anyhow::Ok((name, decided))
     };
     match asked.await {
         Ok((pod, decided)) => {
@@ -120,8 +119,8 @@ async fn answering(
     }
     let selector: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
-    let listed = pods.list(&ListParams::default().labels(&selector.join(",")));
-    let mut listed = patience.answer(&cluster.api_server(), listed).await??.items;
+    let selected = ListParams::default().labels(&selector.join(","));
+    let mut listed = patience.answer(&cluster.api_server(), pods.list(&selected)).await??.items;
     let address: Option<SocketAddr> = endpoint["address"].as_str().and_then(|address| address.parse().ok());
     let direct = address.filter(|_| endpoint["throughGateway"] != json!(true)).map(|address| address.ip().to_string());
     let ip = |pod: &Pod| pod.status.as_ref().and_then(|status| status.pod_ip.clone());
