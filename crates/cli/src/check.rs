@@ -77,13 +77,16 @@ pub(crate) async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
         let findings = round(&clusters, &args, &patience).await;
         let failed: Vec<String> =
             failures(&findings).map(|finding| format!("{}: {}", finding.check, finding.text)).collect();
-        if !args.wait || failed.is_empty() || patience.is_over() {
+        if !args.wait || failed.is_empty() {
             break findings;
         }
         let waiting = printable(&failed.join("; "));
         if waiting != said {
             print_stderr(&format!("waiting ({:.0}s): {waiting}", patience.elapsed().as_secs_f32()));
             said = waiting;
+        }
+        if patience.is_over() {
+            break findings;
         }
         tokio::time::sleep(INTERVAL).await;
     };

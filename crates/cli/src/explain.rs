@@ -72,10 +72,7 @@ enum ExplainFormat {
 
 pub(crate) async fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     let target = NamedPod::parse(&args.pod, &args.namespace)?;
-    let contexts = match (&*args.contexts, &target.cluster) {
-        ([], Some(cluster)) if args.access.lab(Some(cluster))?.is_none() => vec![cluster.clone()],
-        _ => args.contexts.clone(),
-    };
+    let contexts = contexts(&args, &target).await?;
     let clusters = source::clusters(&args.access, &contexts).await?;
     let advice = "check that the pod and its sidecar run: kubectl describe pod, or wait longer: --timeout 60s";
     let patience = Patience::new(args.timeout, advice);
@@ -90,6 +87,20 @@ pub(crate) async fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
         ExplainFormat::Yaml => api::yaml::to_string(&document).map_err(anyhow::Error::msg)?,
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the contexts of the command; none for all clusters of a lab. Without options, the cluster of the pod is one of the
+/// running lab, else a context.
+async fn contexts(args: &ExplainArgs, target: &NamedPod) -> anyhow::Result<Vec<String>> {
+    let Some(cluster) = target.cluster.as_deref().filter(|_| args.contexts.is_empty()) else {
+        return Ok(args.contexts.clone());
+    };
+    if args.access.lab(Some(cluster))?.is_some() {
+        return Ok(Vec::new());
+    }
+    // A name that is neither is one that the lab does not have.
+    let in_lab = args.access.lab(None)?.is_some() && args.access.context(Some(cluster)).await.is_err();
+    Ok(if in_lab { Vec::new() } else { vec![cluster.to_owned()] })
 }
 
 async fn explain(

@@ -25,6 +25,9 @@ const SIDECAR_CONTAINERS: u32 = 29;
 /// A clock within this difference of another is as good as equal: the time that API servers state has whole seconds.
 const CLOCK_WARNING: f64 = 5.0;
 
+/// The time for an API server to answer at all.
+const GREETING: Duration = Duration::from_secs(5);
+
 /// What a check of a cluster found out, for comparison with others.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ClusterFacts {
@@ -58,7 +61,10 @@ pub(super) async fn check(
     let name = cluster.name.as_str();
     let mut facts = ClusterFacts { name: name.to_owned(), ..ClusterFacts::default() };
     let mut findings = Vec::new();
-    let greeting = patience.answer(&cluster.api_server(), greet(&cluster.client)).await;
+    // One that does not answer leaves time for the others.
+    let soon = tokio::time::timeout(GREETING, greet(&cluster.client));
+    let greeting = patience.answer(&cluster.api_server(), soon).await;
+    let greeting = greeting.map(|greeting| greeting.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within 5 s"))));
     let greeting = match greeting.map_err(anyhow::Error::from).and_then(|greeting| greeting) {
         Ok(greeting) => greeting,
         Err(error) => {

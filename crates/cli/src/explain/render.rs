@@ -138,7 +138,9 @@ fn destination(destination: &Value, document: &Value, several: bool) -> String {
         let policies = policies.join(", ");
         _ = writeln!(out, "{indent}policy: DestinationRule {policies} ({}{hash})", word(&destination["algorithm"]));
     }
-    out.push_str(&tiers(destination, document, indent));
+    if document["inMesh"] == Value::Bool(true) {
+        out.push_str(&tiers(destination, document, indent));
+    }
     if !destination["failure"].is_null() {
         _ = writeln!(out, "{indent}every request is answered {}", failure(&destination["failure"]));
     }

@@ -239,7 +239,7 @@ fn forecast(
         share,
         labels: subset.map(|subset| subset.labels.to_vec()).unwrap_or_default(),
         policies: service.map(|service| service.policy.sources.to_vec()).unwrap_or_default(),
-        order: Order::of(&policy, &snapshot),
+        order: if cluster.is_service() { Order::of(&policy, &snapshot) } else { Order::Alike },
         algorithm: policy.balancing.algorithm,
         by_hash: hash.is_some(),
         forecast: Ok(cluster.forecast(hash, Instant::now())),
