@@ -93,7 +93,8 @@ fn answers(lab: &Lab, url: &str, arguments: &[&str]) -> BTreeMap<String, f64> {
     let urls = format!("{url}?[1-100]");
     let curl = ["curl", "-sS", "--max-time", "60", "-H", "Connection: close", "-w", "\nstatus %{http_code}\n"];
     let outcome = lab.exec(FRONTEND, &[&curl[..], arguments, &[&urls]].concat());
-    let (mut answers, mut cluster) = (BTreeMap::new(), None);
+    let mut answers: BTreeMap<String, f64> = BTreeMap::new();
+    let mut cluster = None;
     for line in outcome.stdout.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix("\"cluster\": \"") {
             cluster = Some(name.trim_end_matches(['"', ',']).to_owned());
