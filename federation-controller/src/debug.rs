@@ -7,6 +7,7 @@
 //! | `/debug/clusters` | a [`ClustersPage`] |
 //! | `/debug/proxies` | a list of [`ProxyRow`]s |
 //! | `/debug/services`, `/debug/services/<hostname>` | a list of hostnames, and a [`ServicePage`] |
+//! | `/debug/service-table` | a [`ServicesPage`]: who exports and imports each service |
 //! | `/debug/gateways` | a list of [`GatewayRow`]s |
 //! | `/debug/exports` | an [`ExportsPage`] |
 //!
@@ -34,6 +35,7 @@ use tracing::warn;
 
 mod access;
 mod pages;
+mod services;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +43,7 @@ pub use pages::{
     AddressRow, ClusterRow, ClustersPage, EndpointRow, GatewayRow, LeaseRow, PathRow, ProxyRow, RefusalRow,
     ServicePage, TrustRow,
 };
+pub use services::{ServiceInCluster, ServiceRow, ServicesPage};
 
 pub use crate::service_entries_export::{ExportRow, ExportsPage};
 
@@ -157,11 +160,12 @@ impl Debug {
             "/debug/clusters" => json(&pages::clusters(&self.shared, self.parts.get())),
             "/debug/proxies" => json(&pages::proxies(&self.shared)),
             "/debug/gateways" => json(&pages::gateways(&self.shared)),
+            "/debug/service-table" => json(&services::table(&self.shared)),
             "/debug/services" => json(&pages::services(&self.shared)),
             "/debug/exports" => json(&pages::exports(&self.shared)),
             "/" | "/debug" => text(
                 StatusCode::OK,
-                "/metrics\n/ready\n/debug/clusters\n/debug/proxies\n/debug/services\n/debug/services/<hostname>\n/debug/gateways\n/debug/exports\n",
+                "/metrics\n/ready\n/debug/clusters\n/debug/proxies\n/debug/services\n/debug/services/<hostname>\n/debug/service-table\n/debug/gateways\n/debug/exports\n",
             ),
             _ => match path.strip_prefix("/debug/services/").map(|hostname| pages::service(&self.shared, hostname)) {
                 Some(Some(page)) => json(&page),

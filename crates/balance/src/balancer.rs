@@ -9,12 +9,14 @@ use crate::outlier::Host;
 use crate::{Algorithm, Detection, EjectionCounts, EndpointState, Locality, Settings, TierHealth};
 
 mod choose;
+mod forecast;
 mod pick;
 mod pool;
 mod refresh;
 #[cfg(test)]
 mod tests;
 
+pub use forecast::{EndpointForecast, Forecast};
 pub use pick::Pick;
 use pick::{EndpointRecord, SharedState};
 use pool::Pool;

@@ -23,6 +23,9 @@ use crate::service_entries_export::{self, ExportsPage};
 /// The page `/debug/clusters`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ClustersPage {
+    /// The version of the controller.
+    #[serde(default)]
+    pub version: String,
     /// All clusters, by name.
     pub clusters: Vec<ClusterRow>,
     /// The errors of remote secrets and signing certificates, and the notices, human-readable.
@@ -302,7 +305,8 @@ pub(super) fn clusters(shared: &Shared, parts: Option<&(Clusters, Authorities)>)
             name,
         }
     });
-    let mut page = ClustersPage { clusters: rows.collect(), problems: Vec::new() };
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let mut page = ClustersPage { version, clusters: rows.collect(), problems: Vec::new() };
     page.problems.extend(inventory.notices());
     let unwritten = shared.state.unwritten_exports();
     page.problems.extend(unwritten.iter().map(|notice| format!("Cluster {}: {}", notice.cluster, notice.message)));
@@ -335,14 +339,9 @@ fn lease(inventory: &Inventory, cluster: &str, now: SystemTime) -> Option<LeaseR
 
 /// Returns the number of services without those of the system, how many are exported, and their ready endpoints.
 fn counts(inventory: &Inventory, store: &Store, cluster: &ClusterInventory) -> (usize, usize, usize) {
-    let system = |key: &Key| {
-        key.namespace == inventory.settings().namespace
-            || &*key.namespace == "kube-system"
-            || (&*key.namespace == "default" && &*key.name == "kubernetes")
-    };
     let mut counted = (0, 0, 0);
     let services = cluster.services().values().filter(|service| !service.external).map(Service::key);
-    for key in services.filter(|key| !system(key)) {
+    for key in services.filter(|key| !is_system(inventory, key)) {
         let facts = store.facts(&inventory.settings().hostname(&key));
         let exported = facts.is_some_and(|facts| facts.exports.iter().any(|(of, _)| *of == cluster.info.name));
         counted.0 += 1;
@@ -350,6 +349,13 @@ fn counts(inventory: &Inventory, store: &Store, cluster: &ClusterInventory) -> (
         counted.2 += cluster.ready_endpoints(&key);
     }
     counted
+}
+
+/// Returns whether a service belongs to Kubernetes or to the mesh itself.
+pub(super) fn is_system(inventory: &Inventory, key: &Key) -> bool {
+    key.namespace == inventory.settings().namespace
+        || &*key.namespace == "kube-system"
+        || (&*key.namespace == "default" && &*key.name == "kubernetes")
 }
 
 pub(super) fn proxies(shared: &Shared) -> Vec<ProxyRow> {

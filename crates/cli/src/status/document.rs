@@ -161,7 +161,7 @@ mod tests {
             "why": "refused", "link_age_ms": 1500, "contact_age_ms": null, "heard_age_ms": null, "synced": false,
             "unconfirmed": [], "services": 0, "exported": 0, "endpoints": 0, "pods": 0, "trust": null
         }));
-        let page = ClustersPage { clusters: vec![never.unwrap()], problems: vec!["p".into()] };
+        let page = ClustersPage { version: String::new(), clusters: vec![never.unwrap()], problems: vec!["p".into()] };
         let view = MeshStatus { primary: "west".into(), option: String::new(), page, proxies: Vec::new() };
         let document = of(&[view], &[("north".into(), "no answer".into())]);
         let [west, north] = document["primaries"].as_array().unwrap().as_slice() else { panic!("{document}") };
