@@ -26,7 +26,7 @@ mod authorization;
 mod credential;
 pub mod endpoint;
 mod entry;
-pub mod export;
+
 mod external;
 pub(crate) mod federation;
 mod gateway;

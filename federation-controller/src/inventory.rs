@@ -23,6 +23,7 @@ pub mod cluster;
 pub mod collection;
 mod credentials;
 pub mod entries;
+pub mod export;
 mod external;
 pub(crate) mod federation;
 mod gateway_notices;

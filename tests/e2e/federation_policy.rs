@@ -88,7 +88,8 @@ fn a_policy_names_who_exports_a_service_and_who_consumes_it() {
     assert!(status.contains("the export of default/ratings by rogue is refused"), "{status}");
     let listed = lab.kubectl("west", &["get", "federationpolicies"]).ok();
     println!("{listed}");
-    eventually(Duration::from_secs(30), || {
+    // A notice has an Event when it has lasted for half a minute.
+    eventually(Duration::from_secs(60), || {
         let events = lab.kubectl("west", &["get", "events", "-o", "wide"]).stdout;
         if events.contains("federationpolicy/ratings") && events.contains("by rogue") { Ok(()) } else { Err(events) }
     })

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use wire::discovery::{AddressRange, Callers, SourceAddresses};
 use wire::name;
 
-use super::export;
 use super::resource::Audience;
+use crate::inventory::export;
 use crate::inventory::{ClusterInventory, Consumers, Definition, Inventory};
 use crate::objects::{Key, Record as _, Text};
 

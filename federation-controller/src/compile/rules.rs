@@ -39,8 +39,9 @@ pub(super) mod subsets;
 mod traffic_policy;
 pub(super) mod visibility;
 
+use super::entry;
 use super::resource::{Audience, Compiled, Resource};
-use super::{entry, export};
+use crate::inventory::export;
 use crate::inventory::rules::{Specificity, full_host};
 use crate::inventory::{ClusterInventory, Definition, Inventory, RuleNotice};
 use crate::objects::{Key, Kind, Record as _, Text};

@@ -15,11 +15,11 @@ use wire::{Kind, name};
 use super::Shared;
 use super::address;
 use super::endpoint::Endpoint;
-use super::export::{self, Reason};
 use super::federation::{Audiences, sources};
 use super::members::{self, Member};
 use super::resource::{Audience, Resource};
 use super::rules::visibility::Visibility;
+use crate::inventory::export::{self, Reason};
 use crate::inventory::{ClusterInventory, Definition, Inventory, OWN_SERVICES, RefusedExport};
 use crate::objects::{Key, Record as _, Service, ServicePort, Text};
 

@@ -8,7 +8,7 @@ use wire::delta::{Body, Found as _};
 use wire::discovery::{self, Locality, Protocol, endpoint};
 use wire::{Kind, name};
 
-use crate::compile::export::Reason;
+use crate::inventory::export::Reason;
 use crate::inventory::{ClusterInventory, Inventory};
 use crate::objects::{Key, Text};
 use crate::publish::{Found, Store};

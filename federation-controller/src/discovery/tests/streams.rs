@@ -272,7 +272,8 @@ async fn a_cluster_that_may_no_longer_consume_a_service_loses_it() {
     let east = identity_of(&mesh().east, "default", "frontend", &[]);
     let east = bench.proxy(&east, "sidecar~10.244.0.9~frontend-1.default~east");
     assert_eq!(east.demand(Kind::Service, &host(0)).await, Outcome::Absent);
-    bench.put(Object::Export(objects::Export { namespace: "default".into(), name: "s0".into(), created: 1 })).await;
+    let export = objects::Export { namespace: "default".into(), name: "s0".into(), created: 1, ..Default::default() };
+    bench.put(Object::Export(export)).await;
     eventually("the exported service arrives", || east.count(Kind::Service) == 1).await;
     let object = serde_json::json!({"metadata": {"name": "s0", "namespace": "default"},
         "spec": {"selector": {"services": ["s0"]}, "consumers": {"clusters": ["central"]}}});

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use api::federation::PeerLimits;
 
 use super::Beyond;
-use crate::compile::export;
+use crate::inventory::export;
 use crate::inventory::{ClusterInventory, Definition, Inventory};
 use crate::objects::{Key, Record as _, Text};
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use tokio_rustls::rustls;
 
 use super::explain::Explanation;
 use crate::failure::ConnectError;
@@ -89,14 +90,19 @@ async fn one(target: &Target, dial: &DialOptions) -> Measured {
     Measured { address, cluster, through_gateway: target.remote, outcome, unknown_name }
 }
 
+/// Returns whether whoever answered showed a certificate, which is not the expected one. An alert is a refusal.
+fn shows_a_certificate(error: &std::io::Error) -> bool {
+    let of_tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(of_tls, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::General(_)))
+}
+
 /// Asks a gateway for a name that no service has.
 async fn unknown_name(target: &Target, dial: &DialOptions) -> Option<UnknownName> {
     let mut other = target.clone();
     other.tls.as_mut()?.sni = UNKNOWN.try_into().ok()?;
     Some(match open(&other, alpn_of(None), dial).await {
-        // Whoever answers with a certificate was reached, also if its identity is not the expected one.
         Ok(_) => UnknownName::Answered,
-        Err(ConnectError::Tls(error)) if error.kind() == std::io::ErrorKind::InvalidData => UnknownName::Answered,
+        Err(ConnectError::Tls(error)) if shows_a_certificate(&error) => UnknownName::Answered,
         Err(ConnectError::Tls(_) | ConnectError::Http(_)) => UnknownName::Refused,
         Err(error) => UnknownName::Unreachable(error),
     })
