@@ -65,7 +65,8 @@ fn the_state_follows_from_the_signals() {
     use Verdict::{Alive, Dead, Unclear};
     let mut lease = ClusterLease::new(at(0));
     // When, the link, the last success of a proxy, the verdicts, and the state with the viewers that are drained.
-    let table: &[(u64, bool, Option<u64>, &[(&str, Verdict)], LeaseState, &[&str])] = &[
+    type Row = (u64, bool, Option<u64>, &'static [(&'static str, Verdict)], LeaseState, &'static [&'static str]);
+    let table: &[Row] = &[
         (1, true, None, &[], Fresh, &[]),
         // The link answers: proxies alone drain nothing.
         (2, true, None, &[("west", Dead)], Fresh, &[]),

@@ -27,7 +27,7 @@ impl Search {
                 // The last line counts.
                 Some("search") => domains = words.take(MAX_DOMAINS).map(str::to_owned).collect(),
                 Some("options") => {
-                    let given = words.filter_map(|option| option.strip_prefix("ndots:")?.parse().ok()).last();
+                    let given = words.rev().find_map(|option| option.strip_prefix("ndots:")?.parse().ok());
                     dots = given.unwrap_or(dots);
                 }
                 _ => {}

@@ -28,7 +28,7 @@ pub(super) fn text(document: &Value) -> String {
         _ = writeln!(out, "{}   no address: the request is never sent\n  {error}", word(&document["host"]));
         return out + &link(document);
     }
-    if document["workers"] == Value::from(0) {
+    if document["workers"] == 0 {
         return "the sidecar is shutting down, or its workers do not answer: ask again\n".to_owned();
     }
     out.push_str(&headline(document));

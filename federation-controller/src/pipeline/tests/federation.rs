@@ -132,7 +132,7 @@ fn a_rogue_cluster_s_export_changes_nothing_if_a_policy_names_the_exporters() {
     let mut world = world(&["east"]);
     let before = (world.view_of("west", "ratings"), endpoints(&world, "west"));
     let spec = json!({"selector": {"services": ["ratings"]}, "exporters": {"clusters": ["east", "central"]}});
-    world.put("west", Object::FederationPolicy(policy("default", "ratings", spec.clone())));
+    world.put("west", Object::FederationPolicy(policy("default", "ratings", spec)));
     // South claims to be older, with another protocol.
     let rogue = ServicePort { name: "tcp".into(), number: 9080, protocol: Protocol::Tcp, ..Default::default() };
     world.put("south", Object::Service(Service { created: 1, ports: vec![rogue], ..service("ratings", 3) }));
