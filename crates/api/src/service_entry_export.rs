@@ -233,7 +233,7 @@ fn destination_rule(service: &ExportedService, settings: &ExportSettings) -> Val
     };
     let mut spec = json!({"host": settings.host, "trafficPolicy": policy("")});
     if !service.subsets.is_empty() {
-        // Without labels a subset has all endpoints: the gateway tells subsets apart by their server names.
+        // Without labels a subset has all endpoints: the gateway distinguishes subsets by their server names.
         let subsets = service.subsets.iter().map(|name| json!({"name": name, "trafficPolicy": policy(name)}));
         spec["subsets"] = subsets.collect();
     }

@@ -113,7 +113,7 @@ pub(crate) async fn run(args: ExportArgs) -> anyhow::Result<ExitCode> {
     for of in &surplus {
         target::delete(&importing, of, &patience).await?;
     }
-    let same = "isthmus export --check, with the same options, tells when they differ";
+    let same = "isthmus export --check, with the same options, reports when they differ";
     print_stderr(&format!("{services} applied to {name}\ntry: {same}"));
     Ok(ExitCode::SUCCESS)
 }

@@ -166,7 +166,7 @@ impl Lists {
 }
 
 /// Returns whether a pod that answers proves that the cluster has objects of a kind. Exports and the like are what this
-/// controller tells the cluster's gateway, which would go on forwarding.
+/// controller updates the cluster's gateway, which would go on forwarding.
 fn proves(kind: Kind) -> bool {
     matches!(kind, Kind::Pod | Kind::Slice)
 }

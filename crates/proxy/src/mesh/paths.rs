@@ -1,7 +1,7 @@
 //! The paths to other clusters, as the proxy has seen them work or fail.
 //!
 //! All workers note the outcomes of what they send to another cluster, and the control thread those of its own handshakes. What
-//! the controller is told of a path, with the words of other proxies, decides about a cluster whose API server does not answer.
+//! the controller learns of a path, with the words of other proxies, decides about a cluster whose API server does not answer.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
