@@ -22,7 +22,7 @@ use crate::access::{ClusterAccess, describe};
 
 /// The minor version of Kubernetes 1 from which restartable init containers, which injected sidecars are, need no setting.
 const SIDECAR_CONTAINERS: u32 = 29;
-/// A clock within this difference of another is as good as equal: the time that API servers state has whole seconds.
+/// Clocks within this difference count as equal: the time that API servers state has whole seconds.
 const CLOCK_WARNING: f64 = 5.0;
 
 /// The time for an API server to answer at all.
