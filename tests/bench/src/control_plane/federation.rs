@@ -242,8 +242,8 @@ impl Federation {
 
         let before = controller.usage()?;
         primary.request(Method::DELETE, &named, &Value::Null).await?;
+        // The proxies of the cluster are not served any longer.
         self.wait_for(controller, clusters - 1).await?;
-        streams.in_sync(LONGER).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
         self.found("a cluster is removed: CPU of the controller", "ms", millis((controller.usage()? - before).cpu));
 
