@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::objects::Labels;
 use crate::pipeline::{self, State};
 use crate::publish::snapshot;
-use crate::{Options, ca, clusters, credentials, gauges, recorder, registration, rule_status};
+use crate::{Options, ca, clusters, credentials, gauges, multicluster, recorder, registration, rule_status};
 
 /// The time for calls in progress when the controller stops. Certificates are issued in milliseconds; streams end at once.
 const GRACE: Duration = Duration::from_secs(2);
@@ -124,6 +124,7 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
     debug.attach(parts.clusters.clone(), parts.authorities.clone());
     tokio::spawn(credentials::run(shared.state.clone(), events, parts.clusters.clone()));
     tokio::spawn(recorder::run(shared.state.clone(), parts.clusters.clone()));
+    tokio::spawn(multicluster::run(shared.state.clone(), parts.clusters.clone()));
     tokio::spawn(rule_status::run(shared.clone(), parts.clusters.own_client().clone()));
     let writer = parts.clusters.own_client().clone();
     tokio::spawn(registration::run(shared.clone(), writer, options.workload_entry_grace));

@@ -1,7 +1,8 @@
 //! The DNS proxy: answers queries for services of the mesh from discovery, and forwards all others to the pod's own servers.
 //!
 //! Without it, a service that only exists in another cluster would have no name in this one. Answers are those of Istio's DNS
-//! proxy: the service's address in this cluster, else its address in the whole mesh; no data for the other address family and
+//! proxy: the service's address in this cluster, else its address in the whole mesh, which is also the answer for its name in
+//! `clusterset.local`; no data for the other address family and
 //! for other types of record, but for the SRV records of ports. Other queries are forwarded byte for byte, so all of their
 //! features work.
 //!
@@ -95,7 +96,8 @@ impl Names {
 
     fn mesh_name(&self, query: &Query) -> Option<MeshName> {
         let settings = self.published.newest().settings.clone();
-        let name = MeshName::parse(query.name(), &settings.cluster_domain);
+        let domain = &settings.cluster_domain;
+        let name = MeshName::parse(query.name(), domain).or_else(|| MeshName::parse_clusterset(query.name(), domain));
         // A name of any domain may be the host of a ServiceEntry.
         let name = name.or_else(|| settings.entries.then(|| MeshName::of_entry(query.name())).flatten());
         name.filter(|_| query.class() == DNSClass::IN)

@@ -37,8 +37,8 @@ struct ResourceDefinition {
 
 /// The definitions. The last version of each is the storage version.
 const DEFINITIONS: &[ResourceDefinition] = &[
-    multicluster("ServiceExport", "serviceexports", &["svcex"], multicluster::service_export),
-    multicluster("ServiceImport", "serviceimports", &["svcim"], multicluster::service_import),
+    multicluster("ServiceExport", "serviceexports", &["svcex", "svcexport"], multicluster::service_export),
+    multicluster("ServiceImport", "serviceimports", &["svcim", "svcimport"], multicluster::service_import),
     networking("Gateway", "gateways", &["gw"], gateway::gateway),
     networking("VirtualService", "virtualservices", &["vs"], virtual_service::virtual_service),
     networking("DestinationRule", "destinationrules", &["dr"], destination_rule::destination_rule),
@@ -151,7 +151,7 @@ const fn multicluster(
     short: &'static [&'static str],
     spec: fn() -> Value,
 ) -> ResourceDefinition {
-    ResourceDefinition { group: api::export::GROUP, versions: &["v1alpha1"], kind, plural, short, spec, beside: None }
+    ResourceDefinition { group: api::export::GROUP, versions: multicluster::VERSIONS, kind, plural, short, spec, beside: None }
 }
 
 const fn networking(
@@ -192,14 +192,15 @@ fn definition(definition: &ResourceDefinition) -> Value {
     }
     let schema = json!({"openAPIV3Schema": fields});
     let stored = definition.versions.last();
-    let age = json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"});
+    let mut columns = multicluster::columns(definition.kind);
+    columns.push(json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}));
     let versions: Vec<Value> = definition
         .versions
         .iter()
         .map(|version| {
             json!({
                 "name": version, "served": true, "storage": Some(version) == stored,
-                "schema": schema, "subresources": {"status": {}}, "additionalPrinterColumns": [age],
+                "schema": schema, "subresources": {"status": {}}, "additionalPrinterColumns": columns,
             })
         })
         .collect();

@@ -279,6 +279,7 @@ fn slice(index: usize, endpoints: usize, unready: usize) -> Object {
                 spot: objects::Spot { node: None, zone: Some("us-west-1a".into()), ..Default::default() }.into(),
             })
             .collect(),
+        ..Default::default()
     })
 }
 

@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn numbers_stay_and_are_used_again() {
-        let export = |name: &str| Export { namespace: "a".into(), name: name.into(), created: 1 };
+        let export = |name: &str| Export { namespace: "a".into(), name: name.into(), created: 1, ..Export::default() };
         let mut exports = Collection::default();
         let ids: Vec<u32> = (0..100).map(|i| exports.insert(export(&i.to_string()))).collect();
         assert_eq!(exports.insert(export("7")), ids[7]);
@@ -235,12 +235,12 @@ mod tests {
     fn the_namespace_index_follows_changes() {
         let mut exports = Collection::default();
         for (namespace, name) in [("a", "x"), ("a", "y"), ("b", "x"), ("ab", "x")] {
-            exports.insert(Export { namespace: namespace.into(), name: name.into(), created: 1 });
+            exports.insert(Export { namespace: namespace.into(), name: name.into(), created: 1, ..Export::default() });
         }
         let count = |exports: &Collection<Export>, namespace: &str| exports.in_namespace(&namespace.into()).count();
         assert_eq!((count(&exports, "a"), count(&exports, "b"), count(&exports, "c")), (2, 1, 0));
         exports.remove(&Key::new("a", "x"));
-        exports.insert(Export { namespace: "a".into(), name: "y".into(), created: 2 });
+        exports.insert(Export { namespace: "a".into(), name: "y".into(), created: 2, ..Export::default() });
         assert_eq!(count(&exports, "a"), 1);
     }
 

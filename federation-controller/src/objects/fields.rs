@@ -112,6 +112,14 @@ pub(crate) fn is_label_value(value: &str) -> bool {
     value.len() <= MAX_LABEL && value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
+/// Returns whether the key of a label or annotation is one that the API admits: a name, after a subdomain and `/` or not.
+pub(super) fn is_key(key: &str) -> bool {
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let ends = edge(name.as_bytes().first()) && edge(name.as_bytes().last());
+    prefix.is_none_or(is_subdomain) && ends && is_label_value(name)
+}
+
 /// Returns whether an address is neither the dialling host's own, nor link-local, nor of many hosts. The API refuses the
 /// same addresses.
 pub(crate) fn is_reachable(ip: &IpAddr) -> bool {

@@ -210,6 +210,7 @@ fn slice(service: &str, pods: &[(u8, bool)]) -> Slice {
         service: service.into(),
         ports: vec![("http".into(), 8080)],
         endpoints: pods.iter().map(endpoint).collect(),
+        ..Slice::default()
     }
 }
 
@@ -246,7 +247,7 @@ fn node(name: &str, zone: &str) -> Node {
 }
 
 fn export(name: &str) -> Export {
-    Export { namespace: "default".into(), name: name.into(), created: 1 }
+    Export { namespace: "default".into(), name: name.into(), created: 1, ..Export::default() }
 }
 
 #[derive(Clone, Debug)]

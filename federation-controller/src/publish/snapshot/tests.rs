@@ -82,10 +82,16 @@ fn objects() -> Vec<Object> {
             service: "reviews".into(),
             ports: vec![("http".into(), 8080)],
             endpoints: [endpoint].into(),
+            ..Slice::default()
         }
         .into(),
         Pod { name: "reviews-1".into(), node: "node-1".into(), template: Arc::new(template), terminating: true }.into(),
-        Export { namespace: "default".into(), name: "reviews".into(), created: 1_767_323_045 }.into(),
+        Export {
+            namespace: "default".into(),
+            name: "reviews".into(),
+            created: 1_767_323_045,
+            ..Export::default()
+        }.into(),
         Gateway::exporting("istio-system", "cross-network", labels(&[("istio", "eastwestgateway")]), &["*.local"])
             .into(),
     ]
