@@ -17,6 +17,7 @@ mod kubectl;
 mod linkerd_and_smi;
 mod load;
 mod mesh;
+mod multicluster_services;
 mod mutual_tls;
 mod pods;
 mod policies;

@@ -192,7 +192,10 @@ mod tests {
     fn the_writer_writes_no_workload_and_its_tokens_are_requested_by_name() {
         for rule in WRITTEN {
             assert!(!rule.verbs.contains(&"*") && !rule.resources.contains(&"*"), "{rule:?}");
-            assert!(!rule.resources.iter().any(|of| ["secrets", "pods", "services", "configmaps"].contains(of)), "{rule:?}");
+            assert!(
+                !rule.resources.iter().any(|of| ["secrets", "pods", "services", "configmaps"].contains(of)),
+                "{rule:?}"
+            );
         }
         let objects = writer_objects("isthmus-system");
         assert_eq!(objects[3]["rules"][0]["resourceNames"], json!([WRITER]));

@@ -151,7 +151,15 @@ const fn multicluster(
     short: &'static [&'static str],
     spec: fn() -> Value,
 ) -> ResourceDefinition {
-    ResourceDefinition { group: api::export::GROUP, versions: multicluster::VERSIONS, kind, plural, short, spec, beside: None }
+    ResourceDefinition {
+        group: api::export::GROUP,
+        versions: multicluster::VERSIONS,
+        kind,
+        plural,
+        short,
+        spec,
+        beside: None,
+    }
 }
 
 const fn networking(

@@ -56,8 +56,11 @@ impl MeshName {
     pub(super) fn of_entry(name: &str) -> Option<Self> {
         let service = name.trim_end_matches('.').to_ascii_lowercase();
         // Search domains and names of the machine's own have no entries.
-        (service.contains('.') && !service.ends_with(".arpa"))
-            .then_some(MeshName { service, subject: Subject::Service, clusterset: false })
+        (service.contains('.') && !service.ends_with(".arpa")).then_some(MeshName {
+            service,
+            subject: Subject::Service,
+            clusterset: false,
+        })
     }
 
     /// Parses a name within the cluster's domain.

@@ -14,8 +14,8 @@ use net::firewall::{Protocol, Services, VirtualServer};
 
 use super::cache::Cache;
 use super::endpoint_slice::SERVICE_NAME;
-use super::{imports, load_balancer};
 use super::view::ClusterView;
+use super::{imports, load_balancer};
 
 /// Batching window of changes: a rollout is several events in a row.
 const BATCHING_WINDOW: Duration = Duration::from_millis(5);
@@ -370,10 +370,7 @@ mod tests {
         let rules = rules_of(&Services { virtual_servers: servers, ..Services::default() });
         assert_eq!(
             rules,
-            [
-                "240.240.0.7:80>10.244.0.1:8080,10.245.0.1:8080",
-                "240.240.0.7:53>10.244.0.1:5353,10.245.0.1:5353",
-            ]
+            ["240.240.0.7:80>10.244.0.1:8080,10.245.0.1:8080", "240.240.0.7:53>10.244.0.1:5353,10.245.0.1:5353",]
         );
     }
 

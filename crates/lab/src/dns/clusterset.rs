@@ -89,9 +89,7 @@ fn of_import(import: &ServiceImport, slices: &[Arc<EndpointSlice>]) -> Option<Ve
 /// Returns the SRV records of a port by name and protocol, or of all ports, each once.
 fn ports(import: &ServiceImport, slices: &[Arc<EndpointSlice>], wanted: Option<(&str, &str)>) -> Option<Vec<RData>> {
     let is = |name: Option<&str>, protocol: Option<&str>| {
-        wanted.is_none_or(|(port, of)| {
-            name == Some(port) && protocol.unwrap_or("TCP").eq_ignore_ascii_case(of)
-        })
+        wanted.is_none_or(|(port, of)| name == Some(port) && protocol.unwrap_or("TCP").eq_ignore_ascii_case(of))
     };
     let domain = format!("{}.{}.svc.{CLUSTERSET_DOMAIN}.", import.name_any(), import.namespace().unwrap_or_default());
     let mut targets: Vec<(i32, String)> = Vec::new();
@@ -167,8 +165,11 @@ mod tests {
             )
         };
         vec![
-            slice("west", json!([{"addresses": ["10.244.0.5"], "hostname": "db-0", "conditions": {"ready": true}},
-                                 {"addresses": ["10.244.0.6"], "hostname": "db-1", "conditions": {"ready": false}}])),
+            slice(
+                "west",
+                json!([{"addresses": ["10.244.0.5"], "hostname": "db-0", "conditions": {"ready": true}},
+                                 {"addresses": ["10.244.0.6"], "hostname": "db-1", "conditions": {"ready": false}}]),
+            ),
             slice("east", json!([{"addresses": ["10.245.0.5"], "hostname": "db-0"}, {"addresses": ["10.245.0.6"]}])),
         ]
     }

@@ -248,12 +248,7 @@ fn outside_hosts(topology: &Topology, cluster: &Cluster) -> OutsideHosts {
     issuers.chain(external).collect()
 }
 
-async fn serve_dns(
-    address: IpAddr,
-    view: Arc<ClusterView>,
-    imports: Arc<Cache<ServiceImport>>,
-    outside: OutsideHosts,
-) {
+async fn serve_dns(address: IpAddr, view: Arc<ClusterView>, imports: Arc<Cache<ServiceImport>>, outside: OutsideHosts) {
     if let Err(error) = dns::serve(SocketAddr::new(address, 53), view, imports, outside).await {
         tracing::error!(%error, "no DNS in this cluster");
     }

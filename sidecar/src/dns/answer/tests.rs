@@ -242,7 +242,8 @@ fn names_in_clusterset_local_have_the_clusterset_addresses_and_name_their_cluste
     for name in [own, named] {
         assert_eq!(resolve(&service, name, RecordType::A), Answer::NotInMesh, "not exported by a ServiceExport");
     }
-    for name in ["east.db.default.svc.clusterset.local", "default.svc.clusterset.local", "db.default.svc.cluster.local"] {
+    for name in ["east.db.default.svc.clusterset.local", "default.svc.clusterset.local", "db.default.svc.cluster.local"]
+    {
         assert_eq!(MeshName::parse_clusterset(name, "cluster.local"), None, "{name}");
     }
 }
