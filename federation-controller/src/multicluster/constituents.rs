@@ -42,7 +42,8 @@ fn refusal(inventory: &Inventory, cluster: &ClusterInventory, key: &Key) -> Opti
         return Some("the API server's own Service is never exported");
     }
     let system = key.namespace == inventory.settings().namespace;
-    (system && !cluster.info.own).then_some("services of the components' namespace are not exported from other clusters")
+    (system && !cluster.info.own)
+        .then_some("services of the components' namespace are not exported from other clusters")
 }
 
 fn constituent(cluster: &ClusterInventory, service: &Service, export: &Export) -> Constituent {
@@ -52,9 +53,7 @@ fn constituent(cluster: &ClusterInventory, service: &Service, export: &Export) -
         created: export.created,
         headless: service.headless,
         ports: service.declared_ports(),
-        affinity: details
-            .filter(|of| of.client_ip)
-            .map(|of| Affinity { timeout_seconds: of.timeout_seconds }),
+        affinity: details.filter(|of| of.client_ip).map(|of| Affinity { timeout_seconds: of.timeout_seconds }),
         local: service.node_local,
         distribution: details.and_then(|of| of.traffic_distribution.clone()),
         families: service.ip_families(),

@@ -87,9 +87,9 @@ pub(super) fn merge(mut all: Vec<Constituent>) -> Option<Merged> {
         ));
     }
     let policy = |of: &Constituent| policy_name(of.local);
-    conflicts.extend(comparison.of("InternalTrafficPolicyConflict", "internal traffic policy", policy, |of| {
-        quoted(policy(of))
-    }));
+    conflicts.extend(
+        comparison.of("InternalTrafficPolicyConflict", "internal traffic policy", policy, |of| quoted(policy(of))),
+    );
     conflicts.extend(comparison.of(
         "TrafficDistributionConflict",
         "traffic distribution",
@@ -202,7 +202,8 @@ fn merge_ports(all: &[Constituent]) -> (Vec<DeclaredPort>, Vec<Clash<'_>>) {
 
 /// Returns the conflict of ports: the first clash, or that the exports have different ones.
 fn ports_conflict(comparison: &Comparison<'_>, clashes: &[Clash<'_>]) -> Option<Conflict> {
-    let set = |of: &Constituent| -> BTreeSet<String> { of.ports.iter().map(|port| ShownPort(port).to_string()).collect() };
+    let set =
+        |of: &Constituent| -> BTreeSet<String> { of.ports.iter().map(|port| ShownPort(port).to_string()).collect() };
     let wanted = set(comparison.first);
     let disagree = comparison.others.iter().filter(|of| set(of) != wanted).count();
     let all = comparison.others.len() + 1;
@@ -215,7 +216,9 @@ fn ports_conflict(comparison: &Comparison<'_>, clashes: &[Clash<'_>]) -> Option<
     }
     (disagree > 0).then(|| Conflict {
         reason: "PortConflict",
-        message: format!("Conflicting ports. Using the union of the ports of all clusters. {disagree}/{all} clusters disagree."),
+        message: format!(
+            "Conflicting ports. Using the union of the ports of all clusters. {disagree}/{all} clusters disagree."
+        ),
     })
 }
 

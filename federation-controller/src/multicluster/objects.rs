@@ -5,8 +5,8 @@ use std::hash::BuildHasher;
 use std::net::IpAddr;
 
 use api::export::{
-    MANAGED_BY, MANAGED_BY_LABEL, SERVICE_NAME_LABEL, SLICE_MANAGED_BY_LABEL, SOURCE_CLUSTER_LABEL,
-    ServiceImportPort, ServiceImportSpec,
+    MANAGED_BY, MANAGED_BY_LABEL, SERVICE_NAME_LABEL, SLICE_MANAGED_BY_LABEL, SOURCE_CLUSTER_LABEL, ServiceImportPort,
+    ServiceImportSpec,
 };
 use k8s_openapi::api::core::v1::{ClientIPConfig, SessionAffinityConfig};
 use serde::Serialize;

@@ -164,7 +164,8 @@ impl ImportOf {
         let message = match self.beyond.len() {
             0 => String::new(),
             beyond => {
-                let shown: Vec<String> = self.beyond.iter().take(SHOWN).map(|(cluster, network)| shown(cluster, network)).collect();
+                let shown: Vec<String> =
+                    self.beyond.iter().take(SHOWN).map(|(cluster, network)| shown(cluster, network)).collect();
                 let more = if beyond > SHOWN { format!(" and {} more", beyond - SHOWN) } else { String::new() };
                 format!(
                     "pods with a sidecar reach all endpoints; others do not reach those of {}{more}, which are behind gateways",
@@ -186,7 +187,8 @@ fn shown(cluster: &str, network: &str) -> String {
 /// Returns the IP families of a cluster's Services: those of the API server's own, and IPv6 if any Service has it.
 fn families(cluster: &ClusterInventory) -> Vec<IpFamily> {
     let api_server = cluster.services().get(&Key::new("default", "kubernetes"));
-    let only_ipv6 = api_server.is_some_and(|of| !of.cluster_ips.is_empty() && of.cluster_ips.iter().all(IpAddr::is_ipv6));
+    let only_ipv6 =
+        api_server.is_some_and(|of| !of.cluster_ips.is_empty() && of.cluster_ips.iter().all(IpAddr::is_ipv6));
     let ipv4 = (!only_ipv6).then_some(IpFamily::V4);
     ipv4.into_iter().chain(cluster.uses_ipv6().then_some(IpFamily::V6)).collect()
 }
@@ -241,4 +243,4 @@ fn conflict(merged: Option<&Merged>) -> Condition {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

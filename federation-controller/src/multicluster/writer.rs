@@ -225,7 +225,9 @@ impl Writer {
                 Some(present) if !present.ours => {}
                 Some(present) if present.clusters.iter().any(|of| is_unknown(of)) => {}
                 Some(present) if self.accepted.get(key).is_some_and(|of| of.has(present, import)) => {}
-                Some(present) if !present.has_content(import) => writes.push(Write::Import(key.clone(), import.clone())),
+                Some(present) if !present.has_content(import) => {
+                    writes.push(Write::Import(key.clone(), import.clone()))
+                }
                 Some(present) if !present.has_status(import) => {
                     statuses.push(Write::ImportStatus(key.clone(), import.clone(), present.clone()));
                 }
@@ -241,9 +243,11 @@ impl Writer {
             present.ours && !wanted.imports.contains_key(*key) && !present.clusters.iter().any(|of| is_unknown(of))
         });
         writes.extend(gone.map(|(key, _)| Write::DeleteImport(key.clone())));
-        let gone = self.slices.known.iter().filter(|(key, present)| {
-            !wanted.slices.contains_key(*key) && !is_unknown(&present.source)
-        });
+        let gone = self
+            .slices
+            .known
+            .iter()
+            .filter(|(key, present)| !wanted.slices.contains_key(*key) && !is_unknown(&present.source));
         writes.extend(gone.map(|(key, _)| Write::DeleteSlice(key.clone())));
         writes.extend(statuses);
         self.statuses.retain(|key, _| wanted.exports.contains_key(key));
@@ -403,7 +407,10 @@ mod tests {
         next[2].message = "2/3 clusters disagree.".to_owned();
         let written = with_conditions(&present, &next, 2, "t2").unwrap();
         let of = |kind: &str| written.iter().find(|of| of["type"] == kind).unwrap();
-        assert_eq!((&of("Valid")["lastTransitionTime"], &of("Conflict")["lastTransitionTime"]), (&json!("t2"), &json!("t1")));
+        assert_eq!(
+            (&of("Valid")["lastTransitionTime"], &of("Conflict")["lastTransitionTime"]),
+            (&json!("t2"), &json!("t1"))
+        );
         assert_eq!(of("Mine")["status"], "True");
         assert_eq!(of("Conflict")["message"], "2/3 clusters disagree.");
     }

@@ -218,12 +218,14 @@ async fn a_proxy_receives_only_resources_whose_audience_includes_it() {
     for network in ["net-west", "net-east", ""] {
         assert_eq!(east.demand(Kind::Endpoint, &name::endpoints(&host(0), network)).await, Outcome::Absent);
     }
-    bench.put(Object::Export(objects::Export {
-        namespace: "default".into(),
-        name: "s0".into(),
-        created: 1,
-        ..Default::default()
-    })).await;
+    bench
+        .put(Object::Export(objects::Export {
+            namespace: "default".into(),
+            name: "s0".into(),
+            created: 1,
+            ..Default::default()
+        }))
+        .await;
     eventually("the exported service arrives", || east.count(Kind::Service) == 1).await;
     assert_eq!(east.demand(Kind::Service, &host(0)).await, Outcome::Present);
     assert_eq!(east.demand(Kind::Service, &host(1)).await, Outcome::Absent);

@@ -69,11 +69,7 @@ fn the_oldest_export_decides_every_property_and_the_message_counts_the_others() 
             "AnnotationsConflict",
             "Conflicting exported annotations. Using those",
         ),
-        (
-            |of| of.ports.truncate(1),
-            "PortConflict",
-            "Conflicting ports. Using the union of the ports of all clusters",
-        ),
+        (|of| of.ports.truncate(1), "PortConflict", "Conflicting ports. Using the union of the ports of all clusters"),
     ];
     for (change, reason, begin) in cases {
         let mut exports: Vec<Constituent> =

@@ -10,10 +10,10 @@ use crate::objects::{Export, Kind, Namespace, Object, Pod, Record, Service, Slic
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(240, 240, 1, 2);
 
 /// West and east share a network, north has its own.
-struct World(Inventory);
+pub(in crate::multicluster) struct World(Inventory);
 
 impl World {
-    fn new() -> Self {
+    pub(in crate::multicluster) fn new() -> Self {
         let mut world = World(Inventory::new(Settings {
             cluster: "west".into(),
             namespace: "isthmus-system".into(),
@@ -41,7 +41,7 @@ impl World {
         self.0.apply(Event::Upsert { cluster: cluster.into(), object: record }, SystemTime::UNIX_EPOCH);
     }
 
-    fn service(&mut self, cluster: &str, spec: Value) {
+    pub(in crate::multicluster) fn service(&mut self, cluster: &str, spec: Value) {
         let mut all = json!({"clusterIP": "10.96.0.7", "sessionAffinity": "None", "internalTrafficPolicy": "Cluster",
             "ipFamilies": ["IPv4"],
             "ports": [{"name": "tcp", "port": 42, "protocol": "TCP"}, {"name": "udp", "port": 42, "protocol": "UDP"}]});
@@ -49,13 +49,13 @@ impl World {
         self.put::<Service>(cluster, json!({"metadata": {"name": "hello", "namespace": "shop"}, "spec": all}));
     }
 
-    fn export(&mut self, cluster: &str, created: &str, spec: Value) {
+    pub(in crate::multicluster) fn export(&mut self, cluster: &str, created: &str, spec: Value) {
         let metadata = json!({"name": "hello", "namespace": "shop", "uid": cluster, "creationTimestamp": created});
         self.put::<Export>(cluster, json!({"metadata": metadata, "spec": spec}));
     }
 
     /// One pod of the service in a cluster.
-    fn pod(&mut self, cluster: &str, ip: &str) {
+    pub(in crate::multicluster) fn pod(&mut self, cluster: &str, ip: &str) {
         let metadata = json!({"name": "hello-0", "namespace": "shop", "labels": {"app": "hello"}});
         let status = json!({"podIP": ip, "phase": "Running"});
         self.put::<Pod>(cluster, json!({"metadata": metadata, "spec": {"nodeName": "n"}, "status": status}));
@@ -71,7 +71,7 @@ impl World {
         );
     }
 
-    fn plan(&self) -> Plan {
+    pub(in crate::multicluster) fn plan(&self) -> Plan {
         let mut plan = clusters(&self.0);
         for key in exported(&self.0) {
             add(&mut plan, &self.0, &key, Some(ADDRESS));
@@ -94,8 +94,11 @@ fn conditions_of(plan: &Plan, cluster: &str) -> Vec<String> {
 fn an_export_is_imported_in_every_cluster_with_the_namespace() {
     let mut world = World::new();
     assert!(world.plan().clusters.values().all(|of| of.imports.is_empty()));
-    world.service("east", json!({"sessionAffinity": "ClientIP", "trafficDistribution": "PreferClose",
-        "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10}}}));
+    world.service(
+        "east",
+        json!({"sessionAffinity": "ClientIP", "trafficDistribution": "PreferClose",
+        "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10}}}),
+    );
     world.pod("east", "10.245.0.1");
     world.export("east", "2026-01-01T00:00:00Z", json!({"exportedLabels": {"team": "books"}}));
     let plan = world.plan();
@@ -124,7 +127,10 @@ fn an_export_is_imported_in_every_cluster_with_the_namespace() {
         json!({"multicluster.kubernetes.io/service-name": "hello", "multicluster.kubernetes.io/source-cluster": "east",
                "endpointslice.kubernetes.io/managed-by": "isthmus.dev"})
     );
-    assert_eq!(object["ports"], json!([{"name": "tcp", "protocol": "TCP", "port": 8042}, {"name": "udp", "protocol": "UDP", "port": 42}]));
+    assert_eq!(
+        object["ports"],
+        json!([{"name": "tcp", "protocol": "TCP", "port": 8042}, {"name": "udp", "protocol": "UDP", "port": 42}])
+    );
     assert_eq!(object["endpoints"][0]["hostname"], "hello-0");
     assert_eq!(object["endpoints"][0]["addresses"], json!(["10.245.0.1"]));
 }
@@ -196,7 +202,10 @@ fn headless_services_have_no_address_and_families_must_fit() {
     assert_eq!((import.spec.r#type.as_str(), import.spec.ips.len()), ("Headless", 0));
     assert_eq!(import.spec.session_affinity, None);
 
-    world.service("east", json!({"clusterIP": "fd00::7", "clusterIPs": ["fd00::7", "10.96.0.7"], "ipFamilies": ["IPv6", "IPv4"]}));
+    world.service(
+        "east",
+        json!({"clusterIP": "fd00::7", "clusterIPs": ["fd00::7", "10.96.0.7"], "ipFamilies": ["IPv6", "IPv4"]}),
+    );
     let plan = world.plan();
     let spec = |cluster: &str| plan.clusters[cluster].imports[&key()].spec.clone();
     assert_eq!(spec("east").ips, ["2001:2::f0f0:102", "240.240.1.2"], "in the order of the service");

@@ -86,12 +86,8 @@ fn objects() -> Vec<Object> {
         }
         .into(),
         Pod { name: "reviews-1".into(), node: "node-1".into(), template: Arc::new(template), terminating: true }.into(),
-        Export {
-            namespace: "default".into(),
-            name: "reviews".into(),
-            created: 1_767_323_045,
-            ..Export::default()
-        }.into(),
+        Export { namespace: "default".into(), name: "reviews".into(), created: 1_767_323_045, ..Export::default() }
+            .into(),
         Gateway::exporting("istio-system", "cross-network", labels(&[("istio", "eastwestgateway")]), &["*.local"])
             .into(),
     ]
