@@ -83,11 +83,11 @@ enum Watched {
 /// Something to write.
 enum Write {
     Import(Key, Arc<Import>),
-    ImportStatus(Key, Arc<Import>, PresentImport),
+    ImportStatus(Key, Arc<Import>, Box<PresentImport>),
     Slice(Key, Arc<NamedSlice>),
     DeleteImport(Key),
     DeleteSlice(Key),
-    ExportStatus(Key, ExportStatus),
+    ExportStatus(Key, Box<ExportStatus>),
 }
 
 /// What a write has led to.
@@ -229,7 +229,7 @@ impl Writer {
                     writes.push(Write::Import(key.clone(), import.clone()))
                 }
                 Some(present) if !present.has_status(import) => {
-                    statuses.push(Write::ImportStatus(key.clone(), import.clone(), present.clone()));
+                    statuses.push(Write::ImportStatus(key.clone(), import.clone(), Box::new(present.clone())));
                 }
                 Some(_) => {}
             }
@@ -255,7 +255,7 @@ impl Writer {
         let known = plan.unknown.is_empty();
         for (key, status) in wanted.exports.iter().filter(|_| known) {
             if self.statuses.get(key) != Some(&hash(status)) {
-                writes.push(Write::ExportStatus(key.clone(), status.clone()));
+                writes.push(Write::ExportStatus(key.clone(), Box::new(status.clone())));
             }
         }
         writes
