@@ -124,7 +124,9 @@ impl Writer {
                 Err(why) => Some(why),
             };
             if let Some(why) = why {
-                self.report(Some(format!("{why}; {REMEDY}")));
+                // Without exports, nothing is missing.
+                let why = self.has_work().then(|| format!("{why}; {REMEDY}"));
+                self.report(why);
                 tokio::time::sleep(REFUSED).await;
             }
         }
@@ -132,6 +134,12 @@ impl Writer {
 
     fn is_written_by_itself(&self) -> bool {
         self.plans.borrow().clusters.get(&self.cluster).is_some_and(|plan| plan.written_by_itself)
+    }
+
+    /// Returns whether the cluster is to have anything.
+    fn has_work(&self) -> bool {
+        let plan = self.plans.borrow();
+        plan.clusters.get(&self.cluster).is_some_and(|of| !of.exports.is_empty() || !of.imports.is_empty())
     }
 
     fn report(&self, why: Option<String>) {
