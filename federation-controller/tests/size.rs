@@ -85,6 +85,7 @@ fn slice(cluster: usize, service: usize) -> Slice {
         service: name.into(),
         ports: vec![("http".into(), 8080)],
         endpoints: (0..PODS).map(endpoint).collect(),
+        other_ports: None,
     }
 }
 

@@ -23,14 +23,14 @@ const STEADY: Duration = Duration::from_secs(2);
 type Spec = (u8, &'static str, fn(&Fixture<'_>));
 
 fn run(lab: &Lab, specs: &[Spec]) {
-    let mut failed = Vec::new();
+    let mut failed: Vec<u8> = Vec::new();
     for (number, name, check) in specs {
         let started = std::time::Instant::now();
         let fixture = Fixture::new(lab, *number);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(&fixture)));
         let word = if outcome.is_ok() { "passed" } else { "FAILED" };
         println!("spec {number:>2} {word} in {:.1}s: {name}", started.elapsed().as_secs_f64());
-        failed.extend(outcome.is_err().then_some(number));
+        failed.extend(outcome.is_err().then_some(*number));
         fixture.remove();
     }
     assert!(failed.is_empty(), "specs {failed:?} failed");

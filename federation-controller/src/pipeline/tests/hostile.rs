@@ -216,6 +216,7 @@ fn a_remote_cluster_cannot_impersonate_the_controller() {
                 namespace: "isthmus-system".into(),
                 name: "isthmus-controller".into(),
                 created: 1,
+                ..Export::default()
             }),
         );
     }
@@ -241,7 +242,12 @@ fn a_remote_cluster_cannot_impersonate_the_controller() {
 #[test]
 fn the_export_of_all_services_excludes_system_namespaces() {
     let mut world = world_with_export();
-    let export = |namespace: &str| Export { namespace: namespace.into(), name: "metrics".into(), created: 1 };
+    let export = |namespace: &str| Export {
+        namespace: namespace.into(),
+        name: "metrics".into(),
+        created: 1,
+        ..Export::default()
+    };
     for namespace in ["kube-system", "isthmus-system"] {
         for cluster in ["west", "east"] {
             world.put(cluster, Object::Service(Service { namespace: namespace.into(), ..service("metrics", 6) }));
