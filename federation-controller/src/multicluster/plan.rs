@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::constituents::{self, Standing};
 use super::merge::{Merged, merge};
 use super::objects::{Condition, ExportStatus, Import};
-use super::slices::{self, NamedSlice};
+use super::slices::{self, NamedSlice, SourceSlices};
 use crate::compile::address;
 use crate::inventory::{ClusterInventory, Inventory, OWN_SERVICES};
 use crate::objects::{IpFamily, Key, Record as _, Text};
@@ -76,15 +76,9 @@ pub(super) fn add(plan: &mut Plan, inventory: &Inventory, key: &Key, address: Op
         }
     }
     let Some(merged) = merged else { return };
-    let sources: Vec<(&ClusterInventory, BTreeMap<Option<Text>, Vec<Arc<NamedSlice>>>)> = merged
-        .clusters
-        .iter()
-        .filter_map(|name| inventory.cluster(name))
-        .map(|source| {
-            let slices = slices::of_source(inventory, source, key, &merged).into_iter();
-            (source, slices.map(|(network, of)| (network, of.into_iter().map(Arc::new).collect())).collect())
-        })
-        .collect();
+    let sources = merged.clusters.iter().filter_map(|name| inventory.cluster(name));
+    let sources: Vec<(&ClusterInventory, SourceSlices)> =
+        sources.map(|source| (source, slices::of_source(inventory, source, key, &merged))).collect();
     let mut imports: Vec<(Arc<Import>, ImportOf)> = Vec::new();
     for cluster in importers {
         let Some(of) = plan.clusters.get_mut(&cluster.info.name) else { continue };

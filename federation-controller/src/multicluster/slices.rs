@@ -5,6 +5,7 @@
 //! where the addresses are reachable. Other networks reach the endpoints through gateways, by sidecars, and have no slice.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::merge::Merged;
 use super::objects::{ImportedSlice, SliceConditions, SliceMember, SlicePort, digest};
@@ -19,17 +20,14 @@ pub(super) struct NamedSlice {
     pub(super) slice: ImportedSlice,
 }
 
-/// Returns the slices of one exporting cluster by the network in which they are reachable; under `None` those for the cluster
-/// itself.
-pub(super) fn of_source(
-    inventory: &Inventory,
-    source: &ClusterInventory,
-    key: &Key,
-    merged: &Merged,
-) -> BTreeMap<Option<Text>, Vec<NamedSlice>> {
-    let Some(service) = source.services().get(key) else { return BTreeMap::new() };
+/// The slices of one exporting cluster by the network in which they are reachable; under `None` those for the cluster itself.
+pub(super) type SourceSlices = BTreeMap<Option<Text>, Vec<Arc<NamedSlice>>>;
+
+/// Returns the slices of one exporting cluster.
+pub(super) fn of_source(inventory: &Inventory, source: &ClusterInventory, key: &Key, merged: &Merged) -> SourceSlices {
+    let Some(service) = source.services().get(key) else { return SourceSlices::new() };
     let declared = service.declared_ports();
-    let mut found: BTreeMap<Option<Text>, Vec<NamedSlice>> = BTreeMap::new();
+    let mut found = SourceSlices::new();
     let mut slices: Vec<&Slice> = source.slices_of(key).collect();
     slices.sort_by(|a, b| a.name.cmp(&b.name));
     for slice in slices {
@@ -54,7 +52,7 @@ pub(super) fn of_source(
                 ports: ports.clone(),
                 endpoints,
             };
-            found.entry(network).or_default().push(named(key, source, slice, slice_of));
+            found.entry(network).or_default().push(Arc::new(named(key, source, slice, slice_of)));
         }
     }
     found

@@ -76,7 +76,7 @@ impl Accepted {
 
 /// An event of one of the two watches.
 enum Watched {
-    Import(Event<ServiceImport>),
+    Import(Box<Event<ServiceImport>>),
     Slice(Event<PartialObjectMeta<EndpointSlice>>),
 }
 
@@ -155,7 +155,7 @@ impl Writer {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return None,
                 event = events.next() => match event? {
-                    Ok(Watched::Import(event)) => self.imports.apply(event, PresentImport::of),
+                    Ok(Watched::Import(event)) => self.imports.apply(*event, PresentImport::of),
                     Ok(Watched::Slice(event)) => self.slices.apply(event, |slice| PresentSlice::of(&slice.metadata)),
                     Err(error) => match trouble::of_watch(&error) {
                         Trouble::Refused(why) => return Some(why),
@@ -281,7 +281,7 @@ fn watches(client: Client) -> impl Stream<Item = Result<Watched, watcher::Error>
     let config = watcher::Config::default().page_size(PAGE).labels(&labels);
     let slices = watcher(Api::<PartialObjectMeta<EndpointSlice>>::all(client), config);
     stream::select(
-        imports.backoff(Pause::default()).map(|event| event.map(Watched::Import)).boxed(),
+        imports.backoff(Pause::default()).map(|event| event.map(|event| Watched::Import(Box::new(event)))).boxed(),
         slices.backoff(Pause::default()).map(|event| event.map(Watched::Slice)).boxed(),
     )
 }
