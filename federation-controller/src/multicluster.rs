@@ -16,6 +16,7 @@ mod objects;
 mod plan;
 mod present;
 mod slices;
+mod write;
 mod writer;
 
 use std::collections::HashMap;
