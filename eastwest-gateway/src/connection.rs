@@ -146,6 +146,9 @@ fn route(
     if route.mesh_only && !identity::alpn::offered_by_mesh(alpn.iter().map(Vec::as_slice)) {
         return Err(Refusal::Protocol);
     }
+    if !worker.routes().permits(&route.service, log.peer.ip()) {
+        return Err(Refusal::Source);
+    }
     Ok(route)
 }
 

@@ -45,7 +45,11 @@ pub(crate) fn service(exports: &[(&str, &str)]) -> discovery::Service {
         ports: vec![discovery::Port { number: 9080, name: "http".into(), ..Default::default() }],
         exports: exports
             .iter()
-            .map(|(cluster, network)| discovery::Export { cluster: (*cluster).into(), network: (*network).into() })
+            .map(|(cluster, network)| discovery::Export {
+                cluster: (*cluster).into(),
+                network: (*network).into(),
+                ..Default::default()
+            })
             .collect(),
         subsets: vec![subset("v1"), subset("v2")],
         ..Default::default()

@@ -14,9 +14,9 @@ use crate::routes::Routes;
 /// Adds `/clusters` and the sections of `/config_dump`.
 pub(crate) fn add(admin: Admin, options: &Options, routes: Arc<ArcSwap<Routes>>) -> Admin {
     let own = json!({
-        "cluster": options.cluster,
-        "network": options.network,
-        "discovery_address": options.discovery_address.to_string(),
+        "cluster": options.gateway.cluster,
+        "network": options.gateway.network,
+        "discovery_address": options.gateway.discovery_address.to_string(),
     });
     let (for_dump, for_page) = (routes.clone(), routes);
     admin.section("gateway", move || own.clone()).section("routes", move || dump(&for_dump.load())).page(
@@ -39,6 +39,7 @@ fn dump(routes: &Routes) -> serde_json::Value {
                         "weight": endpoint.weight,
                         "health": match endpoint.health {
                             Health::Ready => "ready",
+                            Health::Degraded => "degraded",
                             Health::Unready => "unready",
                             Health::Draining => "draining",
                         },

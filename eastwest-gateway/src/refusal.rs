@@ -22,6 +22,10 @@ pub enum Refusal {
     /// The client is not a proxy of the mesh.
     #[error("the client offers none of the mesh's ALPN protocols")]
     Protocol,
+    /// A FederationPolicy states the client's address as one of a cluster that may not consume the service, or not as one of
+    /// those that may.
+    #[error("federation policy: the service is not exported to clients at this address")]
+    Source,
     /// The service has no available endpoint in this network.
     #[error("the service has no available endpoint in this network")]
     NoEndpoint,
@@ -38,6 +42,7 @@ pub enum Refusal {
 /// TLS alert descriptions (RFC 8446 §6).
 mod alert {
     pub(super) const HANDSHAKE_FAILURE: u8 = 40;
+    pub(super) const ACCESS_DENIED: u8 = 49;
     pub(super) const DECODE_ERROR: u8 = 50;
     pub(super) const INTERNAL_ERROR: u8 = 80;
     pub(super) const UNRECOGNIZED_NAME: u8 = 112;
@@ -52,6 +57,7 @@ impl Refusal {
             Self::NoServerName => "no_server_name",
             Self::UnknownServerName => "unknown_server_name",
             Self::Protocol => "protocol_not_offered",
+            Self::Source => "source_not_permitted",
             Self::NoEndpoint => "no_endpoint",
             Self::Connect { .. } => "connect_failed",
         }
@@ -65,7 +71,9 @@ impl Refusal {
             }
             Self::Hello(HelloError::Slow(_)) => ResponseFlags::DURATION_TIMEOUT,
             Self::Hello(_) => ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
-            Self::NoServerName | Self::UnknownServerName | Self::Protocol => ResponseFlags::NO_ROUTE_FOUND,
+            Self::NoServerName | Self::UnknownServerName | Self::Protocol | Self::Source => {
+                ResponseFlags::NO_ROUTE_FOUND
+            }
             Self::NoEndpoint => ResponseFlags::NO_HEALTHY_UPSTREAM,
             Self::Connect { .. } => ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
         }
@@ -83,6 +91,7 @@ impl Refusal {
             Self::Hello(HelloError::TooLarge(_) | HelloError::Pieces) => alert::HANDSHAKE_FAILURE,
             Self::NoServerName | Self::UnknownServerName => alert::UNRECOGNIZED_NAME,
             Self::Protocol => alert::NO_APPLICATION_PROTOCOL,
+            Self::Source => alert::ACCESS_DENIED,
             Self::NoEndpoint | Self::Connect { .. } => alert::INTERNAL_ERROR,
         })
     }

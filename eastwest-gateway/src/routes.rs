@@ -4,11 +4,11 @@
 //! a service has besides. There are no wildcards and no default, so nothing that is not exported is reachable from another
 //! network.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use balance::Locality;
-use proxy::mesh::{Endpoint, MeshSnapshot, Reach, Service, SharedMap};
+use proxy::mesh::{Endpoint, Export, MeshSnapshot, Reach, Service, SharedMap};
 use proxy::report::endpoint_party;
 use telemetry::istio::Party;
 
@@ -91,6 +91,13 @@ impl Routes {
     /// Returns whether the gateway's cluster exports a service from the gateway's network.
     fn exports(&self, service: &Service) -> bool {
         service.exports.iter().any(|export| export.cluster == self.cluster && export.network == self.network)
+    }
+
+    /// Returns whether clients at an address may use a service's exports of the gateway's own cluster and network.
+    pub fn permits(&self, service: &Service, client: IpAddr) -> bool {
+        let own = |export: &&Export| export.cluster == self.cluster && export.network == self.network;
+        let mut sources = service.exports.iter().filter(own).filter_map(|export| export.sources.as_ref());
+        sources.all(|sources| sources.permit(client))
     }
 
     /// Returns all server names with their routes, for display.

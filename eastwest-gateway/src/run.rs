@@ -25,6 +25,7 @@ use telemetry::istio::{Party, register_build};
 use telemetry::metrics::Registry;
 use wire::Kind;
 use wire::client::{Outcome, Subscriber};
+use wire::name::Role;
 
 use crate::connection;
 use crate::options::Options;
@@ -46,7 +47,7 @@ const PENDING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs a gateway until it is asked to stop.
 pub fn run(options: Options) -> ExitCode {
-    if let Err(error) = telemetry::logging::init(&options.log, options.log_json) {
+    if let Err(error) = telemetry::logging::init(&options.gateway.log, options.gateway.log_json) {
         eprintln!("isthmus eastwest-gateway: {error}");
         return ExitCode::from(2);
     }
@@ -61,9 +62,9 @@ pub fn run(options: Options) -> ExitCode {
 
 /// Runs the gateway: bind, serve health checks, start workers, enrol, receive routes, drain.
 async fn run_gateway(options: Options) -> anyhow::Result<()> {
-    anyhow::ensure!(!options.network.is_empty(), "the gateway's network is unknown; set --network");
+    anyhow::ensure!(!options.gateway.network.is_empty(), "the gateway's network is unknown; set --network");
     let files = net::socket::raise_open_files_limit().context("cannot raise the limit of open files")?;
-    let count = workers::count(Some(options.workers), usize::MAX);
+    let count = workers::count(Some(options.gateway.workers), usize::MAX);
     let listeners = bind(&options.listen, count)?;
 
     let (registry, readiness) = (Registry::new(), Readiness::new());
@@ -75,7 +76,7 @@ async fn run_gateway(options: Options) -> anyhow::Result<()> {
     let routes = store.routes();
     let admin = Admin::new("eastwest-gateway", registry.clone(), readiness.clone(), signal.clone());
     let admin = Arc::new(pages::add(admin, &options, routes.clone()));
-    admin.clone().serve(options.addresses()).context("cannot serve the admin endpoint")?;
+    admin.clone().serve(options.gateway.addresses()).context("cannot serve the admin endpoint")?;
 
     let workers = {
         let (settings, registry, routes) = (settings(&options, files), registry.clone(), routes.clone());
@@ -91,17 +92,10 @@ async fn run_gateway(options: Options) -> anyhow::Result<()> {
         })
         .context("cannot start workers")?
     };
-    tracing::info!(workers = count, network = %options.network, listen = ?options.listen, "started");
+    tracing::info!(workers = count, network = %options.gateway.network, listen = ?options.listen, "started");
 
     let starting = async {
-        let mut controller = options.discovery_address.clone();
-        if let Some(id) = &options.controller_identity {
-            controller = controller.known_as(id.clone(), options.controller_issuer.clone());
-        }
-        let mut enrolment = enrol::Options::new(controller, &options.cluster);
-        enrolment.token_path.clone_from(&options.token_path);
-        enrolment.root_path.clone_from(&options.root_path);
-        let enrolled = enrol::start(enrolment, &registry).await;
+        let enrolled = enrol::start(options.gateway.enrolment(), &registry).await;
         admin.identify(enrolled.identity.clone());
         // The cell is set here only.
         let _ = identity.set(enrolled.identity.clone());
@@ -115,7 +109,7 @@ async fn run_gateway(options: Options) -> anyhow::Result<()> {
         std::future::pending::<()>().await
     };
     tokio::select! {
-        left = control::drain_on_shutdown(&readiness, &signal, drained, options.drain_times(), None::<std::future::Ready<()>>) => { left?; }
+        left = control::drain_on_shutdown(&readiness, &signal, drained, options.gateway.drain_times(), None::<std::future::Ready<()>>) => { left?; }
         () = starting => {}
     }
     drop(workers);
@@ -130,27 +124,28 @@ fn discover(options: &Options, store: RouteStore, enrolled: Enrolled) -> Subscri
         let channel = connector.channel();
         async move { Ok::<_, Infallible>(channel) }
     };
-    let (subscriber, discovery) = wire::client::discovery(&options.node(), store, connect, Default::default());
+    let (subscriber, discovery) =
+        wire::client::discovery(&options.gateway.node(Role::EastWestGateway), store, connect, Default::default());
     // The cell of a new store is empty.
     let _ = for_store.set(subscriber.clone());
     tokio::spawn(discovery.run());
     subscriber.subscribe(Kind::Trust, wire::name::MESH);
     subscriber.subscribe(Kind::MeshConfig, wire::name::MESH);
-    subscriber.subscribe(Kind::Service, wire::name::exported(&options.network));
+    subscriber.subscribe(Kind::Service, wire::name::exported(&options.gateway.network));
     subscriber
 }
 
 /// Waits for the exported services, and a limited time for their endpoints: a cluster that the controller does not reach has
 /// none to push.
 async fn wait_for_routes(options: &Options, subscriber: &Subscriber, routes: &ArcSwap<Routes>) {
-    let exported = wire::name::exported(&options.network);
+    let exported = wire::name::exported(&options.gateway.network);
     while subscriber.demand(Kind::Service, exported.as_str(), ENDPOINTS_TIMEOUT).await == Outcome::Unanswered {
         tracing::warn!("the controller has not pushed the exported services yet");
     }
     // The store subscribed to all endpoints when their services arrived, so these are waits, not requests.
     let hostnames: BTreeSet<Arc<str>> = routes.load().iter().map(|(_, route)| route.service.hostname.clone()).collect();
     let answers = hostnames.into_iter().map(|hostname| {
-        let endpoints = wire::name::endpoints(&hostname, &options.network);
+        let endpoints = wire::name::endpoints(&hostname, &options.gateway.network);
         subscriber.demand(Kind::Endpoint, endpoints, ENDPOINTS_TIMEOUT)
     });
     if join_all(answers).await.contains(&Outcome::Unanswered) {
@@ -216,11 +211,11 @@ fn settings(options: &Options, files: u64) -> WorkerSettings {
         relay: Relay { idle: Duration::from_secs(options.idle_timeout.max(1).into()), ..Relay::default() },
         own: Party {
             workload: app.clone(),
-            namespace: options.namespace.as_str().into(),
+            namespace: options.gateway.namespace.as_str().into(),
             app: app.clone(),
             canonical_service: app,
             canonical_revision: "latest".into(),
-            cluster: options.cluster.as_str().into(),
+            cluster: options.gateway.cluster.as_str().into(),
             ..Party::default()
         },
         ..WorkerSettings::default()
@@ -229,10 +224,10 @@ fn settings(options: &Options, files: u64) -> WorkerSettings {
 
 fn location(options: &Options) -> ProxyLocation {
     ProxyLocation {
-        cluster: options.cluster.as_str().into(),
-        network: options.network.as_str().into(),
-        namespace: options.namespace.as_str().into(),
-        pod: options.pod.as_str().into(),
-        ip: options.ip,
+        cluster: options.gateway.cluster.as_str().into(),
+        network: options.gateway.network.as_str().into(),
+        namespace: options.gateway.namespace.as_str().into(),
+        pod: options.gateway.pod.as_str().into(),
+        ip: options.gateway.ip,
     }
 }

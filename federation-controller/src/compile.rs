@@ -6,6 +6,7 @@
 //!
 //! - [`service`] merges the definitions of all clusters; [`members`] collects the endpoints, and [`endpoint`] is their
 //!   compact form; [`export`] decides which services other clusters may use.
+//! - [`federation`] compiles who may consume an export.
 //! - [`entry`] compiles the services of ServiceEntries.
 //! - [`workload`] and [`policies`] compile the configuration of a pod's own proxy.
 //! - [`listeners`] and [`credential`] compile what ingress and egress gateways listen on, and their certificates.
@@ -25,8 +26,9 @@ mod authorization;
 mod credential;
 pub mod endpoint;
 mod entry;
-pub mod export;
+
 mod external;
+pub(crate) mod federation;
 mod gateway;
 mod listeners;
 mod members;
@@ -46,7 +48,7 @@ use address::Addresses;
 use endpoint::{Location, NetworkScope};
 use entry::Entries;
 use resource::{Compiled, CompiledService};
-use service::{ServiceFacts, ServiceView};
+use service::{ServiceFacts, ServiceView, Views};
 
 use crate::inventory::{Group, Inventory};
 use crate::objects::intern::one_copy;
@@ -105,7 +107,7 @@ impl Compiler {
         if inventory.definitions(hostname).next().is_none() {
             return self.compile_entries(inventory, hostname, subsets);
         }
-        let (views, mut facts) = service::views(inventory, hostname, subsets);
+        let Views { views, mut facts, refused_exports } = service::views(inventory, hostname, subsets);
         let address = match views.iter().any(ServiceView::needs_address) {
             true => self.addresses.of(hostname),
             false => {
@@ -121,7 +123,7 @@ impl Compiler {
             endpoints.extend(view.endpoints(&mut self.shared));
         }
         let service = CompiledService { hostname: hostname.clone(), endpoints, facts };
-        Compiled { resources, service: Some(service), notices: Vec::new() }
+        Compiled { resources, service: Some(service), refused_exports, ..Compiled::default() }
     }
 
     /// Compiles the services of the ServiceEntries of a host that is no Kubernetes Service.
@@ -135,6 +137,6 @@ impl Compiler {
             }
         };
         let service = CompiledService { hostname: host.clone(), endpoints: Vec::new(), facts: None };
-        Compiled { resources: entries.resources(subsets, address), service: Some(service), notices: Vec::new() }
+        Compiled { resources: entries.resources(subsets, address), service: Some(service), ..Compiled::default() }
     }
 }

@@ -7,7 +7,9 @@
 //! | `/debug/clusters` | a [`ClustersPage`] |
 //! | `/debug/proxies` | a list of [`ProxyRow`]s |
 //! | `/debug/services`, `/debug/services/<hostname>` | a list of hostnames, and a [`ServicePage`] |
+//! | `/debug/service-table` | a [`ServicesPage`]: who exports and imports each service |
 //! | `/debug/gateways` | a list of [`GatewayRow`]s |
+//! | `/debug/exports` | an [`ExportsPage`] |
 //!
 //! All pages are read-only and contain no secrets. Metrics and readiness are open; the debug pages, which describe the whole
 //! mesh, are for authorized clients (`access.rs`).
@@ -33,12 +35,17 @@ use tracing::warn;
 
 mod access;
 mod pages;
+mod services;
 #[cfg(test)]
 mod tests;
 
 pub use pages::{
-    AddressRow, ClusterRow, ClustersPage, EndpointRow, GatewayRow, ProxyRow, RefusalRow, ServicePage, TrustRow,
+    AddressRow, ClusterRow, ClustersPage, EndpointRow, GatewayRow, LeaseRow, PathRow, ProxyRow, RefusalRow,
+    ServicePage, TrustRow,
 };
+pub use services::{ServiceInCluster, ServiceRow, ServicesPage};
+
+pub use crate::service_entries_export::{ExportRow, ExportsPage};
 
 use crate::ca::Authorities;
 use crate::clusters::Clusters;
@@ -153,10 +160,12 @@ impl Debug {
             "/debug/clusters" => json(&pages::clusters(&self.shared, self.parts.get())),
             "/debug/proxies" => json(&pages::proxies(&self.shared)),
             "/debug/gateways" => json(&pages::gateways(&self.shared)),
+            "/debug/service-table" => json(&services::table(&self.shared)),
             "/debug/services" => json(&pages::services(&self.shared)),
+            "/debug/exports" => json(&pages::exports(&self.shared)),
             "/" | "/debug" => text(
                 StatusCode::OK,
-                "/metrics\n/ready\n/debug/clusters\n/debug/proxies\n/debug/services\n/debug/services/<hostname>\n/debug/gateways\n",
+                "/metrics\n/ready\n/debug/clusters\n/debug/proxies\n/debug/services\n/debug/services/<hostname>\n/debug/service-table\n/debug/gateways\n/debug/exports\n",
             ),
             _ => match path.strip_prefix("/debug/services/").map(|hostname| pages::service(&self.shared, hostname)) {
                 Some(Some(page)) => json(&page),

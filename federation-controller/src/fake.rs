@@ -180,15 +180,8 @@ impl Fake {
     }
 
     pub(crate) fn delete(&self, collection: &str, namespace: &str, name: &str) {
-        {
-            let mut state = self.state();
-            let key = (collection.to_owned(), namespace.to_owned(), name.to_owned());
-            let Some(mut object) = state.objects.remove(&key) else { panic!("no {key:?}") };
-            state.version += 1;
-            let version = state.version;
-            object["metadata"]["resourceVersion"] = json!(version.to_string());
-            state.log.push((version, "DELETED", collection.to_owned(), object));
-        }
+        let removed = remove(&mut self.state(), collection, namespace, name);
+        assert!(removed.status().is_success(), "no {collection} {namespace}/{name}");
         self.changed.send_modify(|n| *n += 1);
     }
 
@@ -213,6 +206,17 @@ fn put(state: &mut State, collection: &str, mut object: Value) {
     let key = (collection.to_owned(), text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
     let kind = if state.objects.insert(key, object.clone()).is_some() { "MODIFIED" } else { "ADDED" };
     state.log.push((version, kind, collection.to_owned(), object));
+}
+
+fn remove(state: &mut State, collection: &str, namespace: &str, name: &str) -> Response<Body> {
+    let key = (collection.to_owned(), namespace.to_owned(), name.to_owned());
+    let Some(mut object) = state.objects.remove(&key) else { return status(404, "NotFound", "not found") };
+    state.version += 1;
+    let version = state.version;
+    object["metadata"]["resourceVersion"] = json!(version.to_string());
+    let answer = reply(StatusCode::OK, &object);
+    state.log.push((version, "DELETED", collection.to_owned(), object));
+    answer
 }
 
 fn status(code: u16, reason: &str, message: &str) -> Response<Body> {
@@ -298,6 +302,11 @@ async fn answer(request: Request<Incoming>, state: &Arc<Mutex<State>>, changed: 
     }
     if parts.method != Method::GET {
         locked.writes.push(format!("{} {path}", parts.method));
+        if parts.method == Method::DELETE {
+            let removed = remove(&mut locked, &collection, &namespace, name.as_deref().unwrap_or_default());
+            changed.send_modify(|n| *n += 1);
+            return removed;
+        }
         let content = parts.headers.get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default();
         let written = write(&mut locked, &parts.method, content, &collection, &namespace, name, &body);
         changed.send_modify(|n| *n += 1);

@@ -29,6 +29,11 @@ const OBJECTS: Family = Family {
     help: "Watched objects, by cluster and kind.",
     labels: &["cluster", "kind"],
 };
+const REFUSED_EXPORTS: Family = Family {
+    name: "isthmus_controller_refused_exports",
+    help: "Exports that have no effect, by the exporting cluster and what federation policy refuses: the exporter, namespace, host or port, or a limit.",
+    labels: &["cluster", "reason"],
+};
 const STREAMS: Family = Family {
     name: "isthmus_controller_streams",
     help: "Open discovery streams, by the cluster of the proxy.",
@@ -48,6 +53,8 @@ const STORED_BYTES: Family = Family {
 };
 const EVENTS: Family =
     Family { name: "isthmus_controller_events_total", help: "Events received from clusters.", labels: &[] };
+
+mod leases;
 
 /// Registers the gauges in a registry.
 pub fn observe(shared: &Arc<Shared>, registry: &Registry) {
@@ -87,6 +94,11 @@ pub fn observe(shared: &Arc<Shared>, registry: &Registry) {
             }
         }
     });
+    gauge(REFUSED_EXPORTS, |shared, put| {
+        for ((cluster, reason), count) in shared.state.inventory().refused_export_counts() {
+            put(&[&cluster, reason], count as f64);
+        }
+    });
     gauge(STREAMS, |shared, put| {
         let mut by_cluster = std::collections::BTreeMap::new();
         for proxy in shared.proxies.list() {
@@ -109,6 +121,7 @@ pub fn observe(shared: &Arc<Shared>, registry: &Registry) {
         let store = shared.state.store();
         Kind::ALL.iter().for_each(|kind| put(&[kind.as_str()], store.size(*kind).1 as f64));
     });
+    leases::observe(&shared.state, registry);
     let counted = Arc::downgrade(shared);
     registry.observe_counter(EVENTS, move |put| {
         if let Some(shared) = counted.upgrade() {

@@ -23,11 +23,14 @@ pub mod cluster;
 pub mod collection;
 mod credentials;
 pub mod entries;
+pub mod export;
 mod external;
+pub(crate) mod federation;
 mod gateway_notices;
 mod gateways;
 mod hosts;
 mod keys;
+mod leases;
 mod lists;
 mod local_rate_limits;
 pub mod machines;
@@ -48,16 +51,21 @@ mod without_effect;
 pub use bindings::{Bound, gateways_of};
 pub use cluster::{Affected, ClusterInventory, PodSelector};
 use credentials::KnownSecret;
+pub(crate) use federation::refusals::REFUSED_EXPORT;
+pub use federation::refusals::RefusedExport;
+pub use federation::{Beyond, Consumers, ExportRefusal};
 pub use lists::CONFIRM_EMPTY;
 pub(crate) use local_rate_limits::{CONFLICT, NO_TARGET};
 use networks::Networks;
 pub use notices::{NoticedKind, ObjectNotice};
-pub(crate) use notices::{only_by_name, unreachable_gateway};
+pub(crate) use notices::{never_exported, only_by_name, unreachable_gateway};
 use pending::Pending;
 pub use proxy_configs::ProxyLayers;
 use rule_changes::Wildcards;
+pub(crate) use rule_notices::MAX_PROBLEMS;
 pub use rule_notices::{RuleNotice, RuleState};
 
+use crate::leases::Leases;
 use crate::objects::event::{Cluster, Event, Link, Mesh, MeshNotices, Trust};
 use crate::objects::intern::Strings;
 use crate::objects::{Key, KeySource, Keys, Kind, Object, Service, Text, Watched};
@@ -184,7 +192,11 @@ pub struct Inventory {
     wildcards: Wildcards,
     /// By the group of which they were found.
     rule_notices: HashMap<Group, Box<[RuleNotice]>>,
+    /// Exports that federation policy refuses, by the hostname of their service.
+    refused_exports: BTreeMap<Text, Box<[RefusedExport]>>,
     strings: Strings,
+    /// The leases of the remote clusters.
+    leases: Leases,
     events: u64,
     /// The number of clusters that have joined.
     joined: u64,
@@ -210,7 +222,9 @@ impl Inventory {
             whole: BTreeSet::new(),
             wildcards: Wildcards::default(),
             rule_notices: HashMap::new(),
+            refused_exports: BTreeMap::new(),
             strings: Strings::default(),
+            leases: Leases::default(),
             events: 0,
             joined: 0,
         }
@@ -265,6 +279,10 @@ impl Inventory {
             }
             Event::Mesh(mesh) => {
                 let before = std::mem::replace(&mut self.mesh, mesh);
+                self.leases.set_length(self.mesh.lease());
+                if self.mesh.export_all != before.export_all {
+                    self.clusters.values_mut().for_each(|cluster| cluster.admission.note());
+                }
                 if self.mesh.export_all != before.export_all || self.mesh.service_export_to != before.service_export_to
                 {
                     self.change_everything(&Text::default());
@@ -315,12 +333,14 @@ impl Inventory {
         }
     }
 
-    /// Lets time pass: believes empty lists that have not been contradicted for long enough, and forgets Secrets that no router
-    /// needs.
+    /// Lets time pass: steps the leases, believes empty lists that are confirmed, and forgets Secrets that no router needs.
     pub fn tick(&mut self, now: SystemTime) {
-        let names: Vec<Text> = self.clusters.keys().cloned().collect();
+        self.step_leases(now);
+        let doubtful = self.clusters.values().filter(|cluster| !cluster.doubtful().is_empty());
+        let names: Vec<Text> = doubtful.map(|cluster| cluster.info.name.clone()).collect();
         for name in names {
-            if let Some(affected) = self.clusters.get_mut(&name).map(|cluster| cluster.confirm(now)) {
+            let path = self.path_evidence(&name, now);
+            if let Some(affected) = self.clusters.get_mut(&name).map(|cluster| cluster.confirm(path, now)) {
                 self.note(&name, affected);
             }
         }
@@ -361,11 +381,13 @@ impl Inventory {
             self.pending.groups(&cause, named);
         }
         self.clusters.values_mut().for_each(|cluster| cluster.network_changed = false);
+        self.admit_exports();
         for name in std::mem::take(&mut self.whole) {
             if let Some(cluster) = self.clusters.get(&name) {
                 let services: BTreeSet<Key> = cluster.services().keys().collect();
                 self.note_definitions(&name, &services);
                 self.pending.services(&name, services);
+                self.change_callers(&name);
             }
         }
         self.resolve_wildcards();
@@ -522,6 +544,7 @@ impl Inventory {
     /// Sets the mesh-wide settings of the snapshot.
     pub(crate) fn restore_mesh(&mut self, mesh: Mesh) {
         self.mesh = mesh;
+        self.leases.set_length(self.mesh.lease());
         self.change_all_rules(false);
         self.pending.groups(&Text::default(), [Group::Mesh]);
     }
@@ -581,6 +604,7 @@ impl Inventory {
         let Some(cluster) = self.clusters.get_mut(name).filter(|cluster| cluster.exceeded().is_none()) else { return };
         cluster.heard = Some(now);
         let affected = change(cluster);
+        cluster.admission.note();
         let everything = if affected.whole { cluster.services().len() } else { 0 };
         let units = work + affected.work + (affected.services.len() + affected.pods.len() + everything) as u64;
         cluster.charge(units, now);
@@ -592,6 +616,9 @@ impl Inventory {
     fn note(&mut self, cluster: &Text, affected: Affected) {
         if affected.everywhere {
             self.change_everything(cluster);
+        }
+        if affected.admissions {
+            self.clusters.values_mut().for_each(|cluster| cluster.admission.note());
         }
         if affected.whole {
             self.whole.insert(cluster.clone());
@@ -652,6 +679,15 @@ impl Inventory {
         if let Some(cluster) = self.clusters.get_mut(cause) {
             cluster.charge(services, cluster.heard.unwrap_or(SystemTime::UNIX_EPOCH));
         }
+    }
+
+    /// Notes the workloads of a cluster: whether services are exported decides who may call their pods, if a policy says so.
+    fn change_callers(&mut self, cluster: &Text) {
+        if !self.has_federation_policies() {
+            return;
+        }
+        let of_cluster = self.connected.keys().filter(|(of, _)| of == cluster).cloned();
+        self.pending.groups(cluster, of_cluster.map(|(cluster, pod)| Group::Workload(cluster, pod)));
     }
 
     fn system_namespaces(&self) -> SystemNamespaces {

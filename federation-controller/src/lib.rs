@@ -25,6 +25,7 @@ pub mod gauges;
 pub mod inject;
 pub mod inventory;
 mod keys;
+pub mod leases;
 pub mod metrics;
 mod multicluster;
 pub mod objects;
@@ -36,6 +37,7 @@ mod recorder;
 mod registration;
 mod rule_status;
 mod run;
+mod service_entries_export;
 mod slots;
 
 #[cfg(test)]

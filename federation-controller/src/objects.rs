@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 mod credential;
 pub mod event;
 mod export;
+mod federation;
 pub(crate) mod fields;
 mod gateway;
 #[cfg(test)]
@@ -38,7 +39,8 @@ mod service_rules;
 mod slice;
 
 pub use credential::{ROOTS_SUFFIX, SecretRead, ServerCredential};
-pub use export::{Export, Exported};
+pub use export::{Export, Exported, MAX_TARGETS};
+pub use federation::FederationPolicy;
 pub use gateway::Gateway;
 pub use keys::{KeySource, Keys};
 pub use labels::Labels;
@@ -88,6 +90,7 @@ macro_rules! for_each_kind {
             request_authentications: RequestAuthentication, change_security_policy;
             envoy_filters: EnvoyFilter, change_security_policy;
             rate_limits: RateLimit, change_security_policy;
+            federation_policies: FederationPolicy, change_federation_policy;
             servers: Server, change_server;
             local_rate_limits: HttpLocalRateLimitPolicy, change_local_rate_limit;
             service_entries: ServiceEntry, change_service_entry;

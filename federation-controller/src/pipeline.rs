@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{oneshot, watch};
@@ -23,7 +23,8 @@ use tracing::{debug, info, warn};
 use crate::clusters::queue::Receiver;
 use crate::compile::Compiler;
 use crate::compile::resource::{Compiled, CompiledService};
-use crate::inventory::{Group, Inventory};
+use crate::inventory::{Group, Inventory, ObjectNotice};
+use crate::leases::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::objects::Text;
 use crate::objects::event::Event;
@@ -55,6 +56,10 @@ pub struct State {
     applied: AtomicU64,
     /// Those of them whose resources are published.
     published: watch::Sender<u64>,
+    /// The ServiceExports of which no ServiceEntry is kept in a cluster that they name.
+    unwritten_exports: Mutex<BTreeSet<ObjectNotice>>,
+    /// The words of proxies about their paths to other clusters.
+    pub mailbox: Mailbox,
     /// The controller's counters.
     pub metrics: Metrics,
     /// Cancelled when the controller stops.
@@ -70,6 +75,8 @@ impl State {
             changes: watch::Sender::new(0),
             applied: AtomicU64::new(0),
             published: watch::Sender::new(0),
+            unwritten_exports: Mutex::default(),
+            mailbox: Mailbox::default(),
             metrics,
             stop: CancellationToken::new(),
         })
@@ -84,6 +91,16 @@ impl State {
     /// Locks the published resources for reading.
     pub fn store(&self) -> RwLockReadGuard<'_, Store> {
         self.store.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the notices about ServiceExports of which no ServiceEntry is kept in a cluster that they name.
+    pub(crate) fn unwritten_exports(&self) -> BTreeSet<ObjectNotice> {
+        self.unwritten_exports.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces these notices.
+    pub(crate) fn set_unwritten_exports(&self, notices: BTreeSet<ObjectNotice>) {
+        *self.unwritten_exports.lock().unwrap_or_else(PoisonError::into_inner) = notices;
     }
 
     /// Returns whether resources are published.
@@ -133,7 +150,7 @@ pub async fn run(state: Arc<State>, mut events: Receiver, directory: Option<Path
             () = state.stop.cancelled() => break,
             () = events.receive(&mut batch) => pipeline.apply(&mut batch),
             () = sleep_until(next), if changed => next = pipeline.compile(),
-            _ = tick.tick() => next = pipeline.tick(),
+            _ = tick.tick() => next = pipeline.tick(&events),
         }
         pipeline.exclude(&events);
     }
@@ -148,12 +165,14 @@ struct Pipeline {
     /// The clusters whose resources are not all published.
     incomplete: HashSet<Text>,
     snapshots: Snapshots,
+    /// The number of the last transition of a lease that was logged.
+    transitions: u64,
 }
 
 impl Pipeline {
     fn new(state: Arc<State>, directory: Option<PathBuf>) -> Self {
         let (compiler, snapshots) = (Compiler::default(), Snapshots::new(directory));
-        Pipeline { state, compiler, incomplete: HashSet::new(), snapshots }
+        Pipeline { state, compiler, incomplete: HashSet::new(), snapshots, transitions: 0 }
     }
 
     /// Applies events. The workload of a proxy that connected is published before the others of the batching window,
@@ -195,8 +214,25 @@ impl Pipeline {
     }
 
     /// Looks for changes by the passing of time. Returns when changes are compiled next.
-    fn tick(&mut self) -> Instant {
-        self.state.inventory_mut().tick(SystemTime::now());
+    fn tick(&mut self, events: &Receiver) -> Instant {
+        let now = SystemTime::now();
+        let words = self.state.mailbox.take();
+        let mut inventory = self.state.inventory_mut();
+        for ((cluster, pod, account), words) in words {
+            inventory.hear(&cluster, &pod, &account, words, now);
+        }
+        inventory.tick(now);
+        for cluster in inventory.take_relists(now) {
+            info!(%cluster, "a list was unexpectedly empty; listing again");
+            events.relist(cluster);
+        }
+        let transitions = inventory.leases().transitions_after(self.transitions);
+        self.snapshots.leases |= inventory.leases().are_running() || !transitions.is_empty();
+        drop(inventory);
+        for (number, transition) in transitions {
+            self.transitions = number;
+            info!(cluster = %transition.cluster, state = transition.to.word(), "{}", transition.message);
+        }
         self.compiler.purge();
         // The first complete lists of a cluster may change nothing but what is complete.
         let next = self.compile();
@@ -253,6 +289,14 @@ impl Pipeline {
         units.into_iter().for_each(|(cluster, units)| inventory.charge(&cluster, units, SystemTime::now()));
     }
 
+    /// Keeps the exports of services that have no effect.
+    fn keep_refused_exports(&self, compiled: &mut [(Compiled, Group)]) {
+        let services = compiled.iter_mut().filter(|(_, group)| matches!(group, Group::Service(_)));
+        let refused = services.map(|(compiled, group)| (group, std::mem::take(&mut compiled.refused_exports)));
+        let mut inventory = self.state.inventory_mut();
+        refused.for_each(|(group, refused)| inventory.set_refused_exports(group, refused));
+    }
+
     /// Keeps the notices about rules of routing and Gateways.
     fn keep_notices(&self, compiled: &mut [(Compiled, Group)]) {
         let rules = compiled.iter_mut().filter(|(_, group)| group.has_notices());
@@ -277,6 +321,7 @@ impl Pipeline {
         drop(inventory);
         self.charge(compiled.iter().filter_map(|(compiled, _)| compiled.service.as_ref()));
         self.keep_notices(&mut compiled);
+        self.keep_refused_exports(&mut compiled);
         let mut store = self.state.store_mut();
         let changed = compiled.into_iter().map(|(compiled, group)| store.replace(group, compiled)).sum();
         if self.state.changes.receiver_count() == 0 {
@@ -299,6 +344,7 @@ struct Snapshots {
     clusters: BTreeSet<Text>,
     mesh: bool,
     keys: bool,
+    leases: bool,
     last: Instant,
     /// The thread that writes the last files.
     writing: Option<JoinHandle<()>>,
@@ -311,6 +357,7 @@ impl Snapshots {
             clusters: BTreeSet::new(),
             mesh: false,
             keys: false,
+            leases: false,
             last: Instant::now(),
             writing: None,
         }
@@ -358,7 +405,7 @@ impl Snapshots {
         let Some(directory) = &self.directory else { return };
         let files = self.encode(directory, &state.inventory());
         self.clusters.clear();
-        (self.mesh, self.keys) = (false, false);
+        (self.mesh, self.keys, self.leases) = (false, false, false);
         if files.is_empty() {
             return;
         }
@@ -375,7 +422,9 @@ impl Snapshots {
         let clusters = self.clusters.iter().filter_map(|name| inventory.cluster(name));
         let files = clusters.filter_map(|cluster| snapshot::File::of_cluster(directory, cluster));
         let mesh = self.mesh.then(|| snapshot::File::of_mesh(directory, inventory.mesh()));
-        files.chain(mesh).chain(self.keys.then(|| snapshot::File::of_keys(directory, inventory.all_keys()))).collect()
+        let keys = self.keys.then(|| snapshot::File::of_keys(directory, inventory.all_keys()));
+        let leases = self.leases.then(|| snapshot::File::of_leases(directory, inventory.leases()));
+        files.chain(mesh).chain(keys).chain(leases).collect()
     }
 }
 

@@ -58,7 +58,7 @@ pub struct Store {
 impl Store {
     /// Replaces the resources of a group. Returns the number of changed resources.
     pub fn replace(&mut self, group: Group, compiled: impl Into<Compiled>) -> usize {
-        let Compiled { resources, service, notices: _ } = compiled.into();
+        let Compiled { resources, service, .. } = compiled.into();
         let mut changed = 0;
         let before = match &service {
             Some(service) => Box::from([(Kind::Service, service.hostname.clone())]),
@@ -180,6 +180,14 @@ impl Store {
         self.services.get(hostname).into_iter().flat_map(|of| self.endpoints(of))
     }
 
+    /// Returns the summaries of a service's endpoints, by which other networks know them.
+    pub fn summaries_of(&self, hostname: &str) -> impl Iterator<Item = Found<'_>> {
+        self.endpoints_of(hostname).filter(|found| match found.content {
+            Content::Endpoint(of, at) => of.endpoints[at].ip().is_none(),
+            Content::Whole(..) => false,
+        })
+    }
+
     /// Returns the facts about a service.
     pub fn facts(&self, hostname: &str) -> Option<&Arc<ServiceFacts>> {
         self.facts.get(hostname)
@@ -228,6 +236,11 @@ impl Found<'_> {
             Content::Whole(stored, _) => &stored.audience,
             Content::Endpoint(of, at) => of.endpoints[at].audience(),
         }
+    }
+
+    /// Returns whether the resource is an endpoint in a cluster, or a summary of such.
+    pub fn is_in(&self, cluster: &str) -> bool {
+        matches!(self.content, Content::Endpoint(of, at) if *of.endpoints[at].fields().cluster == *cluster)
     }
 
     /// Returns the addresses and collections that include the resource.

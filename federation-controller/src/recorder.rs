@@ -21,11 +21,13 @@ use crate::clusters::Clusters;
 use crate::clusters::trouble::{self, Trouble};
 use crate::inventory::{NoticedKind, ObjectNotice};
 use crate::objects::{
-    AuthorizationPolicy, DestinationRule, EnvoyFilter, Export, Gateway, HttpLocalRateLimitPolicy, HttpRouteGroup, Kind,
-    PeerAuthentication, ProxyConfig, RateLimit, Record, RequestAuthentication, Server, Service, ServiceEntry,
-    ServiceProfile, Sidecar, Text, TrafficSplit, VirtualService, WorkloadEntry, WorkloadGroup,
+    AuthorizationPolicy, DestinationRule, EnvoyFilter, Export, FederationPolicy, Gateway, HttpLocalRateLimitPolicy,
+    HttpRouteGroup, Kind, PeerAuthentication, ProxyConfig, RateLimit, Record, RequestAuthentication, Server, Service,
+    ServiceEntry, ServiceProfile, Sidecar, Text, TrafficSplit, VirtualService, WorkloadEntry, WorkloadGroup,
 };
 use crate::pipeline::State;
+
+pub(crate) mod leases;
 
 /// How often notices are looked at.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -53,7 +55,8 @@ pub(crate) async fn run(state: Arc<State>, clusters: Clusters) {
             () = state.stop.cancelled() => return,
             () = tokio::time::sleep(INTERVAL) => {}
         }
-        let notices = state.inventory().object_notices();
+        let mut notices = state.inventory().object_notices();
+        notices.extend(state.unwritten_exports());
         for notice in ledger.due(notices, Instant::now()) {
             let Some(client) = clusters.writer_or_reader(&notice.cluster).await else { continue };
             match write(client, &notice).await {
@@ -137,6 +140,7 @@ async fn write(client: Client, notice: &ObjectNotice) -> Result<(), Trouble> {
         NoticedKind::Watched(Kind::RequestAuthentication) => resource::<RequestAuthentication>(),
         NoticedKind::Watched(Kind::EnvoyFilter) => resource::<EnvoyFilter>(),
         NoticedKind::Watched(Kind::RateLimit) => resource::<RateLimit>(),
+        NoticedKind::Watched(Kind::FederationPolicy) => resource::<FederationPolicy>(),
         NoticedKind::Watched(Kind::Server) => resource::<Server>(),
         NoticedKind::Watched(Kind::HttpLocalRateLimitPolicy) => resource::<HttpLocalRateLimitPolicy>(),
         NoticedKind::Watched(Kind::ServiceEntry) => resource::<ServiceEntry>(),

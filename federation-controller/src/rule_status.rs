@@ -26,11 +26,11 @@ use enforcement::{Enforcement, Enforcements, ProxyCount};
 
 use crate::clusters::trouble::{self, Trouble};
 use crate::discovery::Shared;
-use crate::inventory::{CONFLICT, Inventory, NO_TARGET, RuleState};
+use crate::inventory::{CONFLICT, Inventory, MAX_PROBLEMS as SHOWN_PROBLEMS, NO_TARGET, REFUSED_EXPORT, RuleState};
 use crate::objects::{
-    AuthorizationPolicy, DestinationRule, EnvoyFilter, Gateway, HttpLocalRateLimitPolicy, HttpRouteGroup, Key, Kind,
-    PeerAuthentication, ProxyConfig, RateLimit, Record, RequestAuthentication, RuleProblem, Server, ServiceEntry,
-    ServiceProfile, Sidecar, TrafficSplit, VirtualService, WorkloadEntry, WorkloadGroup,
+    AuthorizationPolicy, DestinationRule, EnvoyFilter, FederationPolicy, Gateway, HttpLocalRateLimitPolicy,
+    HttpRouteGroup, Key, Kind, PeerAuthentication, ProxyConfig, RateLimit, Record, RequestAuthentication, RuleProblem,
+    Server, ServiceEntry, ServiceProfile, Sidecar, TrafficSplit, VirtualService, WorkloadEntry, WorkloadGroup,
 };
 
 /// How often the states of rules are looked at.
@@ -49,6 +49,8 @@ const SOON: Duration = Duration::from_millis(500);
 const CONDITION: &str = "Reconciled";
 /// The condition of security policies: whether the proxies that they select have acknowledged them.
 const ENFORCED: &str = "Enforced";
+/// The condition of FederationPolicies: whether they refuse exports.
+const REFUSING: &str = "Refusing";
 /// The condition of Linkerd's policies.
 const ACCEPTED: &str = "Accepted";
 
@@ -92,7 +94,7 @@ pub(crate) async fn run(shared: Arc<Shared>, client: Client) {
                 Err(Trouble::Refused(why)) if refused.is_none() => {
                     tracing::warn!(
                         why,
-                        "the status of rules and policies is not written; permit patching the status of virtualservices, gateways, destinationrules, trafficsplits, httproutegroups, serviceprofiles, envoyfilters, ratelimits, httplocalratelimitpolicies, servers, authorizationpolicies, peerauthentications and requestauthentications"
+                        "the status of rules and policies is not written; permit patching the status of virtualservices, gateways, destinationrules, trafficsplits, httproutegroups, serviceprofiles, envoyfilters, ratelimits, federationpolicies, httplocalratelimitpolicies, servers, authorizationpolicies, peerauthentications and requestauthentications"
                     );
                     refused = Some(Instant::now() + REFUSED);
                 }
@@ -158,6 +160,7 @@ async fn write(client: Client, of: &StatusOf) -> Result<(), Trouble> {
         Kind::RequestAuthentication => resource::<RequestAuthentication>(),
         Kind::EnvoyFilter => resource::<EnvoyFilter>(),
         Kind::RateLimit => resource::<RateLimit>(),
+        Kind::FederationPolicy => resource::<FederationPolicy>(),
         Kind::Server => resource::<Server>(),
         Kind::HttpLocalRateLimitPolicy => resource::<HttpLocalRateLimitPolicy>(),
         Kind::ServiceEntry => resource::<ServiceEntry>(),
@@ -193,8 +196,10 @@ fn merged(present: &Value, of: &StatusOf, now: &str) -> Option<Value> {
     let messages: Vec<Value> = state.problems.iter().map(message).collect();
     let same_version = present["observedGeneration"].as_i64() == Some(state.generation);
     let conditions = present["conditions"].as_array().cloned().unwrap_or_default();
-    let accepts = accepted(state);
-    let names = if accepts.is_some() { &[CONDITION, ENFORCED, ACCEPTED][..] } else { &[CONDITION, ENFORCED] };
+    let (accepts, refuses) = (accepted(state), refusing(state));
+    let further = [(ACCEPTED, accepts.is_some()), (REFUSING, refuses.is_some())];
+    let further = further.into_iter().filter(|(_, written)| *written).map(|(name, _)| name);
+    let names: Vec<&str> = [CONDITION, ENFORCED].into_iter().chain(further).collect();
     let (own, mut conditions): (Vec<Value>, Vec<Value>) =
         conditions.into_iter().partition(|of| names.iter().any(|name| of["type"] == **name));
     let none = Vec::new();
@@ -202,6 +207,7 @@ fn merged(present: &Value, of: &StatusOf, now: &str) -> Option<Value> {
     let mut wanted = vec![(CONDITION, condition(state))];
     wanted.extend(enforced(of).map(|condition| (ENFORCED, condition)));
     wanted.extend(accepts.map(|condition| (ACCEPTED, condition)));
+    wanted.extend(refuses.map(|condition| (REFUSING, condition)));
     same &= own.len() == wanted.len();
     for (kind, (status, reason, text)) in wanted {
         let before = own.iter().find(|condition| condition["type"] == kind).unwrap_or(&Value::Null);
@@ -251,14 +257,29 @@ fn accepted(state: &RuleState) -> Option<(&'static str, &'static str, String)> {
     })
 }
 
+/// Returns status, reason and message of the condition `Refusing`.
+fn refusing(state: &RuleState) -> Option<(&'static str, &'static str, String)> {
+    if state.kind != Kind::FederationPolicy {
+        return None;
+    }
+    let count = state.problems.iter().filter(|problem| *problem.code == *REFUSED_EXPORT).count();
+    Some(match count {
+        0 => ("False", "NoneRefused", "no export is refused".to_owned()),
+        1 => ("True", "ExportsRefused", "1 export".to_owned()),
+        // A state has no more problems.
+        SHOWN_PROBLEMS => ("True", "ExportsRefused", format!("{count} exports or more")),
+        _ => ("True", "ExportsRefused", format!("{count} exports")),
+    })
+}
+
 /// Returns status, reason and message of the condition.
 fn condition(state: &RuleState) -> (&'static str, &'static str, String) {
     match (state.refused, state.in_force, state.problems.len()) {
         (true, true, _) => ("False", "Invalid", "this version is invalid: the last valid one stays in effect".into()),
         (true, false, _) => ("False", "Invalid", "it is invalid, and has no effect".into()),
         (false, _, 0) => ("True", "InEffect", "the controller has compiled it for the proxies".into()),
-        (false, _, problems) => {
-            ("True", "InEffect", format!("the controller has compiled it for the proxies, with {problems} messages"))
+        (false, _, _) => {
+            ("True", "InEffect", "the controller has compiled it for the proxies; see validationMessages".into())
         }
     }
 }

@@ -8,10 +8,11 @@
 //!
 //! A name that is known is answered at once, however many other queries wait for the controller or for a server.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use hickory_proto::rr::DNSClass;
+use hickory_proto::rr::{DNSClass, RecordType};
 use wire::Kind;
 use wire::client::{Outcome, Subscriber};
 
@@ -75,13 +76,27 @@ impl Names {
     /// Returns the answer to a query, and requests the service from the controller if it is not known.
     async fn answer(&self, query: &Query) -> Answer {
         let Some(name) = self.mesh_name(query) else { return Answer::NotInMesh };
+        let service = self.seen(&name).await;
+        service.map_or(Answer::NotInMesh, |service| name.answer(&service, query.record_type(), &self.pod))
+    }
+
+    /// Returns the addresses of both families that a full name is answered with; `None` if it is left to the pod's own servers.
+    pub async fn addresses(&self, name: &str) -> Option<Vec<IpAddr>> {
+        let name = self.parse(name)?;
+        match name.answer(&*self.seen(&name).await?, RecordType::ANY, &self.pod) {
+            Answer::Addresses(addresses) => Some(addresses),
+            Answer::Ports(_) | Answer::NotInMesh => None,
+        }
+    }
+
+    /// Returns the service of a name, and requests it from the controller if it is not known. A service that the proxy does not
+    /// see is as if it were not in the mesh: another server may know its name.
+    async fn seen(&self, name: &MeshName) -> Option<Arc<Service>> {
         let service = match self.service(&name.service).await {
             Some(service) => Some(service),
             None => self.wildcard_of(&name.service).await,
         };
-        // A service that the proxy does not see is as if it were not in the mesh: another server may know its name.
-        let seen = service.filter(|service| self.published.newest().knows(service));
-        seen.map_or(Answer::NotInMesh, |service| name.answer(&service, query.record_type(), &self.pod))
+        service.filter(|service| self.published.newest().knows(service))
     }
 
     /// Returns the service of the longest wildcard of ServiceEntries for a host, if it has addresses to answer with.
@@ -95,12 +110,15 @@ impl Names {
     }
 
     fn mesh_name(&self, query: &Query) -> Option<MeshName> {
+        self.parse(query.name()).filter(|_| query.class() == DNSClass::IN)
+    }
+
+    fn parse(&self, name: &str) -> Option<MeshName> {
         let settings = self.published.newest().settings.clone();
         let domain = &settings.cluster_domain;
-        let name = MeshName::parse(query.name(), domain).or_else(|| MeshName::parse_clusterset(query.name(), domain));
         // A name of any domain may be the host of a ServiceEntry.
-        let name = name.or_else(|| settings.entries.then(|| MeshName::of_entry(query.name())).flatten());
-        name.filter(|_| query.class() == DNSClass::IN)
+        let entry = || settings.entries.then(|| MeshName::of_entry(name)).flatten();
+        MeshName::parse(name, domain).or_else(|| MeshName::parse_clusterset(name, domain)).or_else(entry)
     }
 
     async fn service(&self, hostname: &str) -> Option<Arc<Service>> {
@@ -132,10 +150,8 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use hickory_proto::op::{self, Message, MessageType, OpCode};
-    use hickory_proto::rr::{Name, RecordType};
+    use hickory_proto::rr::Name;
     use proxy::mesh::{MeshStore, ProxyLocation};
     use tonic::transport::Channel;
     use wire::delta::{Body, Changed, Update};

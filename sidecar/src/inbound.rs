@@ -15,7 +15,7 @@ use net::hello;
 use policy::{Accepted, PeerAuthentication, PeerMode, Presented};
 use proxy::detect::{self, Detected};
 use proxy::exchange::Downstream;
-use proxy::exchange::authorize::{accepted_connection, authorize_connection};
+use proxy::exchange::authorize::{accepted_connection, authorize_connection, check_caller};
 use proxy::exchange::inbound;
 use proxy::failure::Failure;
 use proxy::http::Version;
@@ -188,7 +188,12 @@ async fn relay(
         downstream.log_inbound(log);
         log.upstream_host = socket.address();
     }
-    let opened = match authorize_connection(&downstream, worker).await {
+    let permitted = check_caller(&downstream, &worker.view.snapshot(), &worker.telemetry);
+    let authorized = match permitted {
+        Ok(()) => authorize_connection(&downstream, worker).await,
+        Err(refused) => Err(refused),
+    };
+    let opened = match authorized {
         Ok(()) => application::connect(&socket, &downstream.admitted, worker.mark).await,
         Err(denied) => Err(denied),
     };

@@ -10,6 +10,7 @@
 mod capture;
 mod captured;
 pub mod dns;
+mod explain;
 mod health;
 pub mod inbound;
 mod machine;

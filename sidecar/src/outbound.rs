@@ -53,7 +53,7 @@ async fn carry(stream: TcpStream, client: SocketAddr, admitted: Admitted, captur
     // TLS of the application's own is no plaintext.
     let destination = match found {
         Lookup::Unanswered if io.prefix().first() == Some(&TLS_HANDSHAKE) => {
-            Destination::external(passthrough(downstream.destination), Protocol::Tcp, worker)
+            unknown_tls(downstream.destination, worker)
         }
         _ => destination,
     };
@@ -81,7 +81,7 @@ async fn carry(stream: TcpStream, client: SocketAddr, admitted: Admitted, captur
 }
 
 /// Returns the destination that an address leads to.
-async fn destination(address: SocketAddr, found: &Lookup<AddressMatch>, worker: &Worker) -> Destination {
+pub(crate) async fn destination(address: SocketAddr, found: &Lookup<AddressMatch>, worker: &Worker) -> Destination {
     match found {
         Lookup::Found(found) if found.service.port(found.port).is_some() => {
             return Destination::at(&found.service, found.port, found.endpoint.clone(), address, worker);
@@ -101,6 +101,11 @@ async fn destination(address: SocketAddr, found: &Lookup<AddressMatch>, worker: 
         (OutboundPolicy::RegistryOnly, _) => UpstreamCluster::black_hole(address),
     };
     Destination::external(cluster, detect::undeclared(address.port()), worker)
+}
+
+/// Returns the destination of TLS of the application's own to an address that the controller did not answer for.
+pub(crate) fn unknown_tls(address: SocketAddr, worker: &Worker) -> Destination {
+    Destination::external(passthrough(address), Protocol::Tcp, worker)
 }
 
 fn passthrough(address: SocketAddr) -> UpstreamCluster {

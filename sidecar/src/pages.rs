@@ -10,10 +10,14 @@ use proxy::report::ObservedTraffic;
 use proxy::upstream::{ClusterKey, target};
 use runtime::admin::{Admin, Reply};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::explain::Asked;
 
 mod authz;
 mod clusters;
 mod envoy;
+mod explain;
 mod listeners;
 mod routes;
 
@@ -30,6 +34,8 @@ pub(crate) struct Shown {
     pub(crate) observed: Arc<OnceLock<(String, ObservedTraffic)>>,
     /// The address of the pod.
     pub(crate) address: Arc<OnceLock<IpAddr>>,
+    /// Asks where requests would go, once the workers run.
+    pub(crate) questions: Arc<OnceLock<mpsc::Sender<Asked>>>,
 }
 
 impl Shown {
@@ -41,7 +47,7 @@ impl Shown {
 /// Adds the pages.
 pub(crate) fn add(admin: Admin, shown: &Shown) -> Admin {
     let (listing, mesh, dump, policies) = (shown.clone(), shown.clone(), shown.clone(), shown.clone());
-    let traffic = shown.observed.clone();
+    let (traffic, explained) = (shown.observed.clone(), shown.clone());
     admin
         .page("/clusters", "the services in use and their endpoints; ?format=json as Envoy has it", move |query| {
             let snapshot = listing.newest().unwrap_or_default();
@@ -61,6 +67,11 @@ pub(crate) fn add(admin: Admin, shown: &Shown) -> Admin {
         .page("/authz/observed", "what was accepted: callers, ports, methods and paths", move |_| {
             Reply::json(&traffic.get().map_or(Value::Null, |(cluster, traffic)| authz::observed(cluster, traffic)))
         })
+        .later(
+            "/explain",
+            "where a request goes, and why; ?url=…&method=…&header=NAME:VALUE&measure=true",
+            move |query| explain::answer(explained.clone(), query),
+        )
         .section("mesh", move || mesh.newest().map_or(Value::Null, |snapshot| config(&snapshot)))
         .section("configs", move || {
             let node = dump.node.get().map(String::as_str).unwrap_or_default();
@@ -104,6 +115,7 @@ fn clusters(snapshot: &MeshSnapshot) -> String {
 fn health(health: balance::Health) -> &'static str {
     match health {
         balance::Health::Ready => "ready",
+        balance::Health::Degraded => "degraded",
         balance::Health::Unready => "unready",
         balance::Health::Draining => "draining",
     }

@@ -22,7 +22,7 @@ use wire::name::{Node, Role};
 use crate::capture::original_destination;
 use crate::options::{InitOptions, Listener, Mode, Options, any};
 use crate::workers::{self, Listeners, SidecarSetup};
-use crate::{dns, health, machine, pages};
+use crate::{dns, explain, health, machine, pages};
 
 /// The default of the maximum number of workers: a sidecar shares its machine with the application.
 const MAX_WORKERS: usize = 2;
@@ -266,9 +266,21 @@ async fn run_sidecar(
             let checks = health::Checks { address: options.ip, mark: options.mark() };
             tokio::task::spawn_local(health::report(sidecar.published.clone(), checks, sidecar.report.clone()));
         }
-        if options.dns_port != 0 {
+        let names = || {
             let (cluster, network) = (options.cluster.as_str().into(), options.network.as_str().into());
-            let names = dns::Names::new(cluster, network, sidecar.published.clone(), sidecar.subscriber.clone());
+            dns::Names::new(cluster, network, sidecar.published.clone(), sidecar.subscriber.clone())
+        };
+        let search = explain::Search::read(Path::new(RESOLV_CONF));
+        let explainer = explain::Explainer {
+            names: names(),
+            search,
+            link: sidecar.subscriber.link(),
+            workers: sidecar.questions.clone(),
+            mark: options.mark(),
+        };
+        let _ = shown.questions.set(explain::serve(explainer));
+        if options.dns_port != 0 {
+            let names = names();
             let forwarding = dns::Forwarding { resolv_conf: RESOLV_CONF.into(), mark: options.mark() };
             dns::serve(names, options.dns_port, forwarding).await?;
         }

@@ -14,7 +14,8 @@ use identity::Identity;
 use proxy::listener::{self, BACKLOG};
 use proxy::mesh::{self, MeshStore, MeshView, ProxyLocation, Published};
 use proxy::report::{
-    AccessLog, AccessLogFiles, ControllerReport, ObservedTraffic, WorkerTelemetry, observe_clusters, report_refusals,
+    AccessLog, AccessLogFiles, ControllerReport, ObservedTraffic, PathProbe, WorkerTelemetry, observe_clusters,
+    report_paths, report_refusals,
 };
 use proxy::worker::Worker;
 use runtime::admission::Admission;
@@ -30,6 +31,7 @@ use wire::name::{self, Node};
 
 pub use crate::capture::OriginalDestination;
 use crate::captured::Captured;
+use crate::explain::{self, WorkerQuestion};
 use crate::{inbound, outbound};
 
 /// What a sidecar is started with.
@@ -79,6 +81,8 @@ pub struct Running {
     pub logs: AccessLogFiles,
     /// What the workload has accepted.
     pub observed: ObservedTraffic,
+    /// Asks each worker where a request would go.
+    pub(crate) questions: Vec<mpsc::Sender<WorkerQuestion>>,
     /// Each worker holds a sender until its inbound listeners are open. Nothing is ever sent.
     opening: mpsc::Receiver<Infallible>,
 }
@@ -106,12 +110,16 @@ pub fn start(setup: SidecarSetup, channel: impl Fn() -> Channel + 'static) -> io
     observe_clusters(&registry, &published);
     let report = ControllerReport::new(subscriber.clone());
     tokio::task::spawn_local(report_refusals(registry.clone(), report.clone()));
+    let probe = PathProbe { identity: identity.clone(), mark };
+    tokio::task::spawn_local(report_paths(published.clone(), probe, report.clone()));
     let observed = ObservedTraffic::default();
     let logs = AccessLogFiles::new(registry.clone());
     let own_listeners = own_listeners(&listeners)?;
     let (count, (still_opening, opening)) = (listeners.len(), mpsc::channel(1));
     // Each worker takes its own, so that no sender outlives its use.
-    let listeners: Vec<_> = listeners.into_iter().map(|listeners| (listeners, still_opening.clone())).collect();
+    let (questions, asked): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(1)).unzip();
+    let parts = listeners.into_iter().zip(asked);
+    let listeners: Vec<_> = parts.map(|(listeners, asked)| (listeners, asked, still_opening.clone())).collect();
     drop(still_opening);
     let listeners = Arc::new(Mutex::new(listeners));
     let (view, log_files) = ((location, published.clone(), subscriber.clone()), logs.clone());
@@ -125,15 +133,16 @@ pub fn start(setup: SidecarSetup, channel: impl Fn() -> Channel + 'static) -> io
             (original_destination.clone(), outbound.clone(), inbound.clone());
         let (own_listeners, traffic) = (own_listeners.clone(), traffic.clone());
         async move {
-            let Some((listeners, opening)) = listeners else { return };
+            let Some((listeners, asked, opening)) = listeners else { return };
             let view = MeshView::new(location, published, subscriber);
             let telemetry = WorkerTelemetry::new(telemetry.0, telemetry.1, telemetry.2).observed_in(&traffic);
             let worker = Rc::new(Worker::new(view, identity, telemetry, drain, mark));
+            tokio::task::spawn_local(explain::answer(asked, Rc::downgrade(&worker)));
             let captured = Captured { worker, original_destination, own_listeners, outbound, inbound };
             work(Rc::new(captured), listeners, opening).await;
         }
     })?;
-    Ok(Running { workers, published, subscriber, report, logs, observed, opening })
+    Ok(Running { workers, published, subscriber, report, logs, observed, questions, opening })
 }
 
 /// Returns the addresses of all listeners, each once.

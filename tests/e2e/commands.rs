@@ -370,6 +370,25 @@ fn reports_faults(lab: &Lab) {
     has(&killed, &["zone us-west-1b of west is killed", "isthmus lab fault revive-zone west us-west-1b\n"]);
     has(&fault(&["revive-zone", "west", "us-west-1b"]).ok(), &["zone us-west-1b of west is revived"]);
     has(&fault(&["kill-workload", "west/default/reviews"]).ok(), &["killed reviews-"]);
+    cuts_connections(lab);
+}
+
+/// A cut stops connections in one direction, to the API server or to the gateway, until it is healed.
+fn cuts_connections(lab: &Lab) {
+    let fault = |arguments: &[&str]| lab.isthmus(&[&["lab", "fault"], arguments].concat());
+    fails(&lab.directory, &["lab", "fault", "cut", "west", "west"], Some(1), &["is no other cluster"]);
+    let cut = fault(&["cut", "west", "east", "--only", "data"]).ok();
+    has(
+        &cut,
+        &["west's connections to the gateway of east are dropped", "isthmus lab fault heal west east --only data\n"],
+    );
+    lab.get("west/default/frontend", "http://ratings:9080/").expect_err("ratings is behind east's gateway");
+    let status = lab.isthmus(&["status", "-o", "json"]).json();
+    let clusters = status["primaries"][0]["clusters"].as_array().cloned().unwrap_or_default();
+    assert!(clusters.iter().all(|cluster| cluster["link"]["state"] == "connected"), "{clusters:?}");
+    has(&fault(&["heal", "west", "east"]).ok(), &["west's connections to the API server and the gateway of east pass"]);
+    eventually(Duration::from_secs(30), || lab.get("west/default/frontend", "http://ratings:9080/"))
+        .expect("ratings answers again");
 }
 
 /// Every wait ends by itself, with a message and an exit code.

@@ -35,7 +35,7 @@ pub use object::{Object, Origin};
 
 use crate::networking::problem::{SCHEMA_ERROR, Severity};
 use crate::networking::{self, Problem};
-use crate::{envoy_filter, linkerd, rate_limit, security, smi};
+use crate::{envoy_filter, federation, linkerd, rate_limit, security, smi};
 use message::Report;
 use world::World;
 
@@ -86,6 +86,7 @@ fn validate(object: &Object, report: &mut Report) {
     problems.extend(linkerd::validate(group, kind, value));
     problems.extend(envoy_filter::validate(group, kind, value));
     problems.extend(rate_limit::validate(group, kind, value));
+    problems.extend(federation::validate(group, kind, value));
     for problem in problems {
         // In a file it is not admitted yet: kubectl would have it refused.
         let refused = problem.code == SCHEMA_ERROR && object.is_of_file();

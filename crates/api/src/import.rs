@@ -14,7 +14,7 @@ use crate::analyze::{Object, Origin};
 use crate::compatibility::{self, GROUPS, KindWithoutEffect};
 use crate::mesh::{self, MeshConfig};
 use crate::networking;
-use crate::{envoy_filter, linkerd, rate_limit, security, smi};
+use crate::{envoy_filter, federation, linkerd, rate_limit, security, smi};
 
 /// What becomes of an object, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -97,6 +97,7 @@ fn of_configuration(object: &Object) -> Judgement {
     problems.extend(mesh::validate(group, kind, value));
     problems.extend(envoy_filter::validate(group, kind, value));
     problems.extend(rate_limit::validate(group, kind, value));
+    problems.extend(federation::validate(group, kind, value));
     let note = |problem: &networking::Problem| Note {
         field: problem.field.clone(),
         line: None,

@@ -6,10 +6,12 @@
 //!   say, and what is wrong with them.
 //! - [`security`]: Istio's AuthorizationPolicy, PeerAuthentication and RequestAuthentication, in the same way.
 //! - [`envoy_filter`]: Istio's EnvoyFilter, as far as it limits the rate of requests, and [`rate_limit`]: the mesh's own RateLimit.
+//! - [`federation`]: the mesh's own FederationPolicy: which clusters may export a service, and to whom.
 //! - [`smi`]: SMI's TrafficSplit and HTTPRouteGroup, and [`linkerd`]: Linkerd's ServiceProfile and annotations of Services.
 //! - [`analyze`]: what is wrong in and between objects, for `isthmus analyze`.
 //! - [`import`]: what becomes of the objects of another mesh, for `isthmus import`.
 //! - [`export`]: ServiceExport and ServiceImport of the Multi-Cluster Services API (KEP-1645).
+//! - [`service_entry_export`]: exported services as ServiceEntries of other meshes, for `isthmus export` and the controller.
 //! - [`compatibility`]: kinds and fields that are accepted and have no effect.
 //! - [`remote_secret`]: the Secret that adds a remote cluster, and [`kubeconfig`]: validation of the kubeconfig in it.
 //! - [`reader`]: the service account whose token a remote secret holds.
@@ -25,6 +27,7 @@ pub mod compatibility;
 pub mod duration;
 pub mod envoy_filter;
 pub mod export;
+pub mod federation;
 pub mod import;
 pub mod kubeconfig;
 pub mod linkerd;
@@ -38,6 +41,7 @@ pub mod reader;
 pub mod remote_secret;
 mod resource;
 pub mod security;
+pub mod service_entry_export;
 pub mod smi;
 pub mod yaml;
 

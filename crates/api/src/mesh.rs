@@ -1,7 +1,7 @@
 //! Mesh-wide settings: the YAML under key `mesh` of ConfigMap `istio` in the root namespace (Istio's MeshConfig).
 //!
 //! Istio's settings without effect in Isthmus are accepted with a warning, so that an existing ConfigMap works unchanged.
-//! `federation.exportAll` is a setting of Isthmus alone.
+//! `federation.exportAll` and `federation.lease` are settings of Isthmus alone.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ mod providers;
 mod proxy_settings;
 mod topology;
 
-use fields::{AT_LEAST_1MS, SettingFields, ZERO_OR_AT_LEAST_1MS, kind};
+use fields::{AT_LEAST_1MS, AT_LEAST_10S, SettingFields, ZERO_OR_AT_LEAST_1MS, kind};
 pub use providers::{CheckedBody, ExternalAuthorization, HttpCheck};
 pub use topology::{ForwardClientCert, GatewayTopology, PROXY_CONFIG_ANNOTATION};
 
@@ -45,6 +45,9 @@ pub struct MeshConfig {
     pub locality_load_balancing: bool,
     /// `federation.exportAll`: all services are exported.
     pub export_all: bool,
+    /// `federation.lease`: how long the knowledge of a remote cluster holds without proof of life; `None`: the controller's
+    /// default.
+    pub lease: Option<Duration>,
     /// `defaultServiceExportTo`, of Services and ServiceEntries; empty: all namespaces.
     pub service_export_to: Vec<String>,
     /// `defaultVirtualServiceExportTo`; empty: all namespaces.
@@ -92,6 +95,7 @@ impl Default for MeshConfig {
             protocol_detection_timeout: Duration::ZERO,
             locality_load_balancing: true,
             export_all: false,
+            lease: None,
             service_export_to: Vec::new(),
             virtual_service_export_to: Vec::new(),
             destination_rule_export_to: Vec::new(),
@@ -223,6 +227,7 @@ impl MeshConfig {
         config.gateway_topology = GatewayTopology::read(&mut topology)?;
         let mut federation = top.inner("federation")?;
         config.export_all = federation.boolean("exportAll")?.unwrap_or_default();
+        config.lease = federation.duration("lease", AT_LEAST_10S)?;
         config.service_export_to = top.export_to("defaultServiceExportTo")?;
         config.virtual_service_export_to = top.export_to("defaultVirtualServiceExportTo")?;
         config.destination_rule_export_to = top.export_to("defaultDestinationRuleExportTo")?;

@@ -9,21 +9,28 @@ use crate::outlier::Host;
 use crate::{Algorithm, Detection, EjectionCounts, EndpointState, Locality, Settings, TierHealth};
 
 mod choose;
+mod forecast;
 mod pick;
 mod pool;
 mod refresh;
 #[cfg(test)]
 mod tests;
 
+pub use forecast::{EndpointForecast, Forecast};
 pub use pick::Pick;
 use pick::{EndpointRecord, SharedState};
 use pool::Pool;
+
+/// Added to the rank of endpoints that are the last resort, which puts them behind all others.
+const DEGRADED: u32 = 1 << 31;
 
 /// The health of an endpoint, as discovery reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
     /// In use.
     Ready,
+    /// Ready, but used only while no endpoint that is [`Health::Ready`] is in use: the last resort.
+    Degraded,
     /// Not in use; counts as capacity that its tier lacks.
     Unready,
     /// Terminating: not in use and not counted.
@@ -169,10 +176,15 @@ impl<T: Clone> Balancer<T> {
                 record.state.set(EndpointState::NEW);
                 record.ready_since.set(None);
             }
-            ranks.push(policy.rank(&self.own, &endpoint.locality, endpoint.priority));
+            let rank = policy.rank(&self.own, &endpoint.locality, endpoint.priority);
+            ranks.push(if endpoint.health == Health::Degraded { rank | DEGRADED } else { rank });
             let matches = |(to, _): &(crate::LocalityPattern, u32)| to.matches(&endpoint.locality);
             let entry = shares.and_then(|shares| shares.iter().position(matches));
             self.rows.push(Row { endpoint, tier: 0, entry, record, host: None, in_use: true, weight: 0 });
+        }
+        if self.rows.iter().any(|row| row.entry.is_some() && row.endpoint.health == Health::Ready) {
+            // Others carry the share of a locality whose endpoints are the last resort.
+            self.rows.iter_mut().filter(|row| row.is_degraded()).for_each(|row| row.entry = None);
         }
         self.weights = shares.into_iter().flatten().map(|(_, weight)| *weight).collect();
         self.takes_over = policy.takes_over();
@@ -277,7 +289,11 @@ impl<T: Clone> Balancer<T> {
 impl<T> Row<T> {
     /// Returns whether the endpoint would be picked, were it not ejected.
     fn is_ready(&self) -> bool {
-        self.endpoint.health == Health::Ready && self.endpoint.weight > 0
+        matches!(self.endpoint.health, Health::Ready | Health::Degraded) && self.endpoint.weight > 0
+    }
+
+    fn is_degraded(&self) -> bool {
+        self.endpoint.health == Health::Degraded
     }
 }
 

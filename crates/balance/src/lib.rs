@@ -31,7 +31,7 @@ mod settings;
 mod tiers;
 mod warmup;
 
-pub use balancer::{Balancer, Endpoint, Health, Mode, Pick, TierView};
+pub use balancer::{Balancer, Endpoint, EndpointForecast, Forecast, Health, Mode, Pick, TierView};
 pub use hashing::{MAX_RING_SIZE, MAX_TABLE_SIZE, stable_hash};
 pub use locality::{Distribution, FailoverPriority, Locality, LocalityPattern, LocalityPolicy, Preference};
 pub use outlier::{Cause, Detector, EjectionCounts, EndpointState, Outcome, OutlierDetection, OutlierPolicy};

@@ -17,6 +17,8 @@ mod check;
 mod decide;
 mod suggest;
 
+pub(crate) use decide::escaped;
+
 /// Show the policies of a workload, what they decide, and what its traffic suggests.
 #[derive(Debug, clap::Args)]
 pub(crate) struct AuthzArgs {

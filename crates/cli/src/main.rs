@@ -10,10 +10,14 @@ mod access;
 mod analyze;
 mod authz;
 mod ca;
+mod check;
 mod completion;
 mod config;
+mod explain;
+mod export;
 mod import;
 mod join;
+mod services;
 mod sources;
 mod status;
 mod table;
@@ -49,12 +53,20 @@ enum IsthmusCommand {
     Ca(ca::CaArgs),
     /// Show clusters with their links, and proxies with what they have acknowledged
     Status(status::StatusArgs),
+    /// Tell where a pod's request goes, by which route and policies, and who has to answer
+    Explain(explain::ExplainArgs),
+    /// Show who exports each service, and who imports it
+    Services(services::ServicesArgs),
+    /// Check what a mesh needs, before and after clusters join
+    Check(check::CheckArgs),
     /// Show what a proxy holds: clusters, routes, endpoints, listeners, secrets
     Config(config::ConfigArgs),
     /// Show the policies of a workload, and what they decide
     Authz(authz::AuthzArgs),
     /// Find what is wrong in and between objects, in files and clusters
     Analyze(analyze::AnalyzeArgs),
+    /// Give exported services to other meshes, as ServiceEntries
+    Export(export::ExportArgs),
     /// Report what works of the objects of Istio, Linkerd or SMI
     Import(import::ImportArgs),
     /// Prepare machines whose processes join the mesh
@@ -81,9 +93,13 @@ fn main() -> ExitCode {
         IsthmusCommand::Join(args) => block_on(join::run(args)),
         IsthmusCommand::Ca(args) => block_on(ca::run(args)),
         IsthmusCommand::Status(args) => block_on(status::run(args)),
+        IsthmusCommand::Explain(args) => block_on(explain::run(args)),
+        IsthmusCommand::Services(args) => block_on(services::run(args)),
+        IsthmusCommand::Check(args) => block_on(check::run(args)),
         IsthmusCommand::Config(args) => block_on(config::run(args)),
         IsthmusCommand::Authz(args) => block_on(authz::run(args)),
         IsthmusCommand::Analyze(args) => block_on(analyze::run(args)),
+        IsthmusCommand::Export(args) => block_on(export::run(args)),
         IsthmusCommand::Import(args) => block_on(import::run(args)),
         IsthmusCommand::Workload(args) => block_on(workload::run(args)),
         IsthmusCommand::Version(args) => block_on(version::run(args)),

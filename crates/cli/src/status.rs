@@ -16,6 +16,7 @@ use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, describe, exp
 use crate::table::table;
 
 mod document;
+mod lease;
 mod refusals;
 
 /// Show clusters with their links, and proxies with what they have acknowledged.
@@ -64,7 +65,7 @@ struct MeshStatus {
 }
 
 pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
-    let (views, failures) = ask_all(primaries(&args).await?, &args).await?;
+    let (views, failures) = ask_all(primaries(&args.access, args.context.as_deref()).await?, &args).await?;
     let failed: Vec<_> = failures.iter().map(|failure| (failure.primary.clone(), describe(&failure.error))).collect();
     print(&match args.output {
         StatusFormat::Json => format!("{}\n", serde_json::to_string_pretty(&document::of(&views, &failed))?),
@@ -82,13 +83,13 @@ pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Returns the primaries to ask.
-async fn primaries(args: &StatusArgs) -> anyhow::Result<Vec<ClusterAccess>> {
-    let Some(lab) = args.access.lab(args.context.as_deref())? else {
-        return Ok(vec![args.access.context(args.context.as_deref()).await?]);
+pub(crate) async fn primaries(access: &AccessOptions, context: Option<&str>) -> anyhow::Result<Vec<ClusterAccess>> {
+    let Some(lab) = access.lab(context)? else {
+        return Ok(vec![access.context(context).await?]);
     };
     let mut primaries = Vec::new();
-    for cluster in chosen(&lab, args.context.as_deref())? {
-        primaries.push(args.access.of_lab(&lab, &cluster.name).await?);
+    for cluster in chosen(&lab, context)? {
+        primaries.push(access.of_lab(&lab, &cluster.name).await?);
     }
     Ok(primaries)
 }
@@ -281,7 +282,9 @@ fn advice(cluster: &ClusterRow, primary: &str) -> String {
     let server = &cluster.server;
     let name = &cluster.name;
     let mut out = String::new();
+    let expired = cluster.lease.as_ref().is_some_and(|lease| lease.state == "expired");
     let kept = match cluster.contact_age_ms {
+        Some(_) if expired => format!("  {name}'s endpoints stay as last known where they are the last source.\n"),
         Some(_) => format!("  {name}'s endpoints stay as last known.\n"),
         None => format!("  {name} has not answered since this controller started.\n"),
     };
@@ -301,6 +304,7 @@ fn advice(cluster: &ClusterRow, primary: &str) -> String {
         }
         _ => {}
     }
+    out.push_str(&lease::lines(cluster));
     if let Some(replacement) = &cluster.replacement {
         out.push_str(&format!("  {name}'s new credentials are not in use yet: {}\n", shortened(replacement)));
     }
@@ -342,7 +346,7 @@ fn proxy_row(proxy: &ProxyRow, wide: bool) -> Vec<String> {
 }
 
 /// Formats an age: 0.4s, 12s, 3m12s, 23h41m, 364d.
-fn age_of(age: Duration) -> String {
+pub(crate) fn age_of(age: Duration) -> String {
     let seconds = age.as_secs();
     match seconds {
         0..10 => format!("{:.1}s", age.as_secs_f64()),
@@ -403,7 +407,7 @@ mod tests {
         let view = MeshStatus {
             primary: "west".into(),
             option: "--context west".into(),
-            page: ClustersPage { clusters: vec![west, cluster(json!({}))], problems: vec![] },
+            page: ClustersPage { version: String::new(), clusters: vec![west, cluster(json!({}))], problems: vec![] },
             proxies: vec![
                 serde_json::from_value(json!({
                     "id": "sidecar~10.244.0.5~frontend-6d9c.default~west", "role": "sidecar", "pod": "frontend-6d9c",

@@ -52,6 +52,16 @@ impl Expectation {
         self
     }
 
+    /// Returns the identities, for display.
+    pub fn identities(&self) -> &[SpiffeId] {
+        &self.identities
+    }
+
+    /// Returns the clusters whose intermediate may have signed the certificate, for display; `None`: any signer that is trusted.
+    pub fn clusters(&self) -> Option<&[Arc<str>]> {
+        self.clusters.as_deref()
+    }
+
     /// Returns whether no peer can meet the expectation.
     pub fn is_empty(&self) -> bool {
         self.identities.is_empty()

@@ -5,6 +5,7 @@
 //! cannot express, such as the form of a host name, is for the controller to report.
 
 mod destination_rule;
+mod federation;
 mod foreign;
 mod gateway;
 mod multicluster;
@@ -66,6 +67,15 @@ const DEFINITIONS: &[ResourceDefinition] = &[
         plural: "ratelimits",
         short: &[],
         spec: rate_limit::rate_limit,
+        beside: None,
+    },
+    ResourceDefinition {
+        group: api::federation::GROUP,
+        versions: &["v1alpha1"],
+        kind: api::federation::KIND,
+        plural: "federationpolicies",
+        short: &["fp"],
+        spec: federation::policy,
         beside: None,
     },
     ResourceDefinition {
@@ -201,6 +211,7 @@ fn definition(definition: &ResourceDefinition) -> Value {
     let schema = json!({"openAPIV3Schema": fields});
     let stored = definition.versions.last();
     let mut columns = multicluster::columns(definition.kind);
+    columns.extend(federation::columns(definition.kind));
     columns.push(json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}));
     let versions: Vec<Value> = definition
         .versions

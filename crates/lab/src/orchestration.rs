@@ -21,6 +21,7 @@ pub mod bring_up;
 pub mod clients;
 pub mod cluster;
 pub mod control;
+mod cuts;
 pub mod handover;
 pub mod handshake;
 pub mod host_listener;

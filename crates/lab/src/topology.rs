@@ -19,7 +19,7 @@ mod tests;
 use std::path::Path;
 
 pub use addresses::{API_PORT, IpFamily};
-pub use diagnostic::Diagnostic;
+pub use diagnostic::{Diagnostic, nearest};
 pub use model::{
     Cluster, ClusterGateway, ClusterGatewayPort, Delay, Export, External, ExternalPort, GatewayCertificate,
     IngressPort, Link, MAX_CLUSTERS, Manifest, Mesh, Network, Port, Program, Role, TokenAlgorithm, TokenIssuer,

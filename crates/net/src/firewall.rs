@@ -10,6 +10,7 @@
 use std::io;
 
 mod capture;
+mod cut;
 mod expression;
 mod loss;
 mod rule;
@@ -17,6 +18,7 @@ mod services;
 mod table;
 
 pub use capture::{Capture, install_capture, remove_capture};
+pub use cut::{Cut, cut_connections};
 pub use loss::{PeerLoss, lose_packets};
 pub use services::{Protocol, Services, VirtualServer, apply_services, remove_services};
 

@@ -108,6 +108,9 @@ pub enum Failure {
     /// The authorization policies denied the connection or request: a policy that matched, or none that allows it.
     #[error("denied: {}", .0.as_ref().map_or("no ALLOW policy matches".into(), rule_name))]
     Denied(Option<Matched>),
+    /// A FederationPolicy does not permit the caller's cluster, which is not known if the caller proved none.
+    #[error("federation policy: the service is not exported to {}", caller_name(.0.as_deref()))]
+    NotExported(Option<Arc<str>>),
     /// The server that a CUSTOM policy asks denied the connection or request.
     #[error("denied by {0}, which a CUSTOM policy asks")]
     ExternallyDenied(Arc<str>),
@@ -290,6 +293,11 @@ impl Failure {
                 .into(),
                 ..reply(StatusCode::FORBIDDEN, ResponseFlags::NONE, "", "RBAC: access denied")
             },
+            Failure::NotExported(cluster) => LocalReply {
+                details: format!("federation_policy_denied[{}]", cluster.as_deref().unwrap_or(UNKNOWN)).into(),
+                body: self.to_string().into(),
+                ..reply(StatusCode::FORBIDDEN, ResponseFlags::NONE, "", "")
+            },
             Failure::ExternallyDenied(_) => {
                 reply(StatusCode::FORBIDDEN, ResponseFlags::UNAUTHORIZED_EXTERNALLY, "ext_authz_denied", "")
             }
@@ -347,6 +355,7 @@ impl Failure {
             Failure::Plaintext => "refused",
             Failure::Unauthenticated(_) => "unauthenticated",
             Failure::Denied(_) | Failure::ExternallyDenied(_) => "denied",
+            Failure::NotExported(_) => "not_exported",
             Failure::Undecided { .. } => "undecided",
             Failure::RateLimited { .. } => "rate_limited",
             Failure::RateLimitUnknown { .. } => "rate_limit_unknown",
@@ -373,6 +382,14 @@ impl Failure {
 fn reply(status: StatusCode, flags: ResponseFlags, details: &'static str, body: &'static str) -> LocalReply {
     let (details, body) = (details.into(), body.into());
     LocalReply { status, grpc_status: None, flags, details, body, transport_failure: None }
+}
+
+/// The name of a cluster that is not known.
+const UNKNOWN: &str = "unknown";
+
+/// Returns a caller's cluster, for a sentence.
+fn caller_name(cluster: Option<&str>) -> String {
+    cluster.map_or_else(|| "callers that prove no cluster".to_owned(), |cluster| format!("cluster {cluster}"))
 }
 
 /// Returns the name of a rule as Envoy has it in its response code details.
@@ -417,6 +434,7 @@ mod tests {
             (Failure::UpstreamProtocol { endpoint, error: "bad".into() }, 502, "UPE"),
             (Failure::Overflow("port 9080".into()), 503, "UO"),
             (Failure::Denied(None), 403, "-"),
+            (Failure::NotExported(Some("west".into())), 403, "-"),
             (Failure::ExternallyDenied("auth".into()), 403, "UAEX"),
             (
                 Failure::Undecided {
@@ -466,6 +484,10 @@ mod tests {
         let matched = Matched { policy: "a/b".into(), rule: 2 };
         assert_eq!(details(Some(matched)), "rbac_access_denied_matched_policy[ns[a]-policy[b]-rule[2]]");
         assert_eq!(details(None), "rbac_access_denied_matched_policy[none]");
+        let foreign = Failure::NotExported(Some("west".into())).local_reply();
+        assert_eq!(foreign.body, "federation policy: the service is not exported to cluster west");
+        assert_eq!(foreign.details, "federation_policy_denied[west]");
+        assert_eq!(Failure::NotExported(None).local_reply().details, "federation_policy_denied[unknown]");
         let expired = Failure::Unauthenticated(jwt::TokenRejection::Expired).local_reply();
         assert_eq!((&*expired.body, &*expired.details), ("Jwt is expired", "jwt_authn_access_denied{Jwt_is_expired}"));
     }

@@ -10,9 +10,11 @@ mod destination;
 mod domain;
 mod dynamic;
 mod entry;
+mod federation;
 mod map;
 mod model;
 mod names;
+mod paths;
 mod policies;
 mod routes;
 mod scope;
@@ -31,12 +33,14 @@ pub use destination::{
     OriginatedTls, PortPolicies, ProxyProtocol, RetryBudget, SubsetPolicy, Tunnel,
 };
 pub use entry::{Entry, NamedEndpoint, Resolution};
+pub use federation::{AddressRange, Callers, SourceAddresses};
 pub use map::SharedMap;
 pub use model::{
     ApplicationAddress, ApplicationSocket, DirectEndpoint, Endpoint, Export, GatewayAddress, InboundLimits,
     InboundPort, OwnWorkload, Port, Protocol, Reach, Service, Subset, Summary, WorkloadLabels,
 };
 pub use names::{Answered, ResolvedNames, resolve as resolve_names};
+pub use paths::{ClusterPath, MAX_PATHS, Paths};
 pub use scope::{EgressProxy, Scope};
 pub use shared::{ClusterCounter, Connection, SharedCluster};
 pub use snapshot::{AccessLogSettings, AddressBlock, AddressMatch, MeshSettings, MeshSnapshot, OutboundPolicy};

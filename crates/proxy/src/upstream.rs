@@ -22,7 +22,7 @@ mod preamble;
 pub mod target;
 mod wake_relay;
 
-pub use cluster::{ClusterKey, LeasedConnection, UpstreamCluster};
+pub use cluster::{Candidate, ClusterForecast, ClusterKey, LeasedConnection, UpstreamCluster};
 pub use clusters::UpstreamClusters;
 pub use connect::OpenConnection;
 pub use originate::Origination;

@@ -92,41 +92,57 @@ fn duration(parts: u64) -> Duration {
 #[repr(align(64))]
 pub struct TokenBucket(AtomicU64);
 
+/// How full a bucket is. Most requests need no more than that there was a token, so what is left is computed on demand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Level<'a> {
+    rate: &'a Rate,
+    /// The time until the bucket is full, with the token that was asked for.
+    missing: u64,
+}
+
+impl Level<'_> {
+    /// Returns what is left.
+    pub fn quota(&self) -> Quota {
+        let Level { rate, missing } = *self;
+        let limit = rate.max_tokens;
+        let Some(left) = rate.capacity.checked_sub(missing) else {
+            return Quota { limit, remaining: 0, reset: duration(missing - rate.capacity) };
+        };
+        let remaining = u32::try_from(left / rate.cost).unwrap_or(u32::MAX);
+        let reset = if left >= rate.cost { Duration::ZERO } else { duration(rate.cost - left) };
+        Quota { limit, remaining, reset }
+    }
+}
+
 impl TokenBucket {
     /// Takes a token at a time after the start that all its times are counted from.
     ///
     /// # Errors
-    /// Returns what is left if there is no token.
+    /// Returns the level if there is no token.
     #[inline]
-    pub fn take(&self, rate: &Rate, elapsed: Duration) -> Result<Quota, Quota> {
+    pub fn take<'a>(&self, rate: &'a Rate, elapsed: Duration) -> Result<Level<'a>, Level<'a>> {
         let now = parts(elapsed);
         let mut full = self.0.load(Ordering::Relaxed);
         loop {
-            let (next, quota) = taken(full, rate, now);
-            let Some(next) = next else { return Err(quota) };
+            let (next, level) = taken(full, rate, now)?;
             match self.0.compare_exchange_weak(full, next, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return Ok(quota),
+                Ok(_) => return Ok(level),
                 Err(changed) => full = changed,
             }
         }
     }
 }
 
-/// Takes a token from a bucket that is full again at `full`. Returns when it is full again after that, if there was a token, and
-/// what is left. Another worker's reading of the clock may be older than the last token: then nothing is refilled.
+/// Takes a token from a bucket that is full again at `full`. Returns when it is full again after that, and the level. Another
+/// worker's reading of the clock may be older than the last token: then nothing is refilled.
+///
+/// # Errors
+/// Returns the level if there is no token.
 #[inline]
-pub(crate) fn taken(full: u64, rate: &Rate, now: u64) -> (Option<u64>, Quota) {
+pub(crate) fn taken(full: u64, rate: &Rate, now: u64) -> Result<(u64, Level<'_>), Level<'_>> {
     let next = full.max(now) + rate.cost;
-    let missing = next - now;
-    let limit = rate.max_tokens;
-    if missing > rate.capacity {
-        let quota = Quota { limit, remaining: 0, reset: duration(missing - rate.capacity) };
-        return (None, quota);
-    }
-    let left = rate.capacity - missing;
-    let remaining = u32::try_from(left / rate.cost).unwrap_or(u32::MAX);
-    let reset = if left >= rate.cost { Duration::ZERO } else { duration(rate.cost - left) };
-    (Some(next), Quota { limit, remaining, reset })
+    let level = Level { rate, missing: next - now };
+    if level.missing > rate.capacity { Err(level) } else { Ok((next, level)) }
 }
 
 #[cfg(test)]
@@ -163,10 +179,11 @@ mod tests {
         let rate = Rate::new(2, 1, millis(1000)).unwrap();
         let bucket = TokenBucket::default();
         let quota = |remaining, reset| Quota { limit: 2, remaining, reset: millis(reset) };
-        assert_eq!(bucket.take(&rate, millis(0)), Ok(quota(1, 0)));
-        assert_eq!(bucket.take(&rate, millis(0)), Ok(quota(0, 1000)));
-        assert_eq!(bucket.take(&rate, millis(300)), Err(quota(0, 700)));
-        assert_eq!(bucket.take(&rate, millis(1000)), Ok(quota(0, 1000)));
+        let take = |at| bucket.take(&rate, millis(at)).map(|level| level.quota()).map_err(|level| level.quota());
+        assert_eq!(take(0), Ok(quota(1, 0)));
+        assert_eq!(take(0), Ok(quota(0, 1000)));
+        assert_eq!(take(300), Err(quota(0, 700)));
+        assert_eq!(take(1000), Ok(quota(0, 1000)));
     }
 
     #[test]

@@ -9,8 +9,7 @@ use std::hash::{BuildHasher as _, Hash};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::bucket::{self, Rate, TokenBucket};
-use crate::quota::Quota;
+use crate::bucket::{self, Level, Rate, TokenBucket};
 
 /// The number of sets. A value has its place in one of them.
 const SETS: usize = 512;
@@ -49,8 +48,8 @@ impl BucketsByValue {
     /// Takes a token from the bucket of a value, as [`TokenBucket::take`] does.
     ///
     /// # Errors
-    /// Returns what is left if there is no token.
-    pub fn take(&self, value: impl Hash, rate: &Rate, elapsed: Duration) -> Result<Quota, Quota> {
+    /// Returns the level if there is no token.
+    pub fn take<'a>(&self, value: impl Hash, rate: &'a Rate, elapsed: Duration) -> Result<Level<'a>, Level<'a>> {
         let (hash, now) = (self.hasher.hash_one(value), bucket::parts(elapsed));
         let set = &self.sets[hash as usize % SETS];
         // A panic cannot leave a set half changed.
@@ -73,14 +72,9 @@ impl BucketsByValue {
                 }
             },
         };
-        let (next, quota) = bucket::taken(place.full, rate, now);
-        match next {
-            Some(next) => {
-                place.full = next;
-                Ok(quota)
-            }
-            None => Err(quota),
-        }
+        let (next, level) = bucket::taken(place.full, rate, now)?;
+        place.full = next;
+        Ok(level)
     }
 }
 

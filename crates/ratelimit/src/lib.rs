@@ -18,7 +18,7 @@ mod local;
 mod quota;
 mod rule;
 
-pub use bucket::{InvalidRate, Rate, TokenBucket};
+pub use bucket::{InvalidRate, Level, Rate, TokenBucket};
 pub use by_value::{BucketsByValue, VALUES};
 pub use descriptor::{Action, Descriptor, DescriptorActions, Entry, HeaderCondition, HeaderOf, RequestFacts, Source};
 pub use header::quota_headers;

@@ -3,10 +3,9 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use crate::bucket::{Rate, TokenBucket};
+use crate::bucket::{Level, Rate, TokenBucket};
 use crate::by_value::BucketsByValue;
 use crate::descriptor::Descriptor;
-use crate::quota::Quota;
 
 /// A limit that the proxy counts itself, with the buckets that its workers share.
 #[derive(Debug)]
@@ -53,13 +52,13 @@ enum OfDescriptor {
 
 /// The outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
+pub enum Taken<'a> {
     /// Nothing limits the request.
     Unlimited,
     /// There was a token.
-    Granted(Quota),
+    Granted(Level<'a>),
     /// There was none.
-    Exceeded(Quota),
+    Exceeded(Level<'a>),
 }
 
 impl DescriptorLimit {
@@ -107,7 +106,7 @@ impl LocalLimit {
     }
 
     /// Takes a token from each bucket of a request. `buckets`: those of its connection, if it has its own.
-    pub fn take(&self, descriptors: &[Descriptor<'_>], buckets: Option<&Buckets>, now: Instant) -> Taken {
+    pub fn take(&self, descriptors: &[Descriptor<'_>], buckets: Option<&Buckets>, now: Instant) -> Taken<'_> {
         let buckets = buckets.unwrap_or(&self.shared);
         let elapsed = now.saturating_duration_since(buckets.start);
         let mut granted = None;
@@ -120,15 +119,15 @@ impl LocalLimit {
                     }
                 };
                 match taken {
-                    Ok(quota) => granted = granted.or(Some(quota)),
-                    Err(quota) => return Taken::Exceeded(quota),
+                    Ok(level) => granted = granted.or(Some(level)),
+                    Err(level) => return Taken::Exceeded(level),
                 }
             }
         }
         if let Some(rate) = self.rate.as_ref().filter(|_| granted.is_none() || !self.bucket_of_others) {
             match buckets.all.take(rate, elapsed) {
-                Ok(quota) => granted = granted.or(Some(quota)),
-                Err(quota) => return Taken::Exceeded(quota),
+                Ok(level) => granted = granted.or(Some(level)),
+                Err(level) => return Taken::Exceeded(level),
             }
         }
         granted.map_or(Taken::Unlimited, Taken::Granted)

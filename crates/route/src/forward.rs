@@ -87,6 +87,15 @@ pub fn choose(destinations: &[Destination], random: u64) -> Option<usize> {
     })
 }
 
+/// Returns the share of each destination that [`choose`] gives it, from 0 to 1; all 0 if it chooses none.
+pub fn shares(destinations: &[Destination]) -> Vec<f64> {
+    let total: u64 = destinations.iter().map(|destination| u64::from(destination.weight)).sum();
+    match destinations {
+        [_] => vec![1.0],
+        _ => destinations.iter().map(|of| if total == 0 { 0.0 } else { f64::from(of.weight) / total as f64 }).collect(),
+    }
+}
+
 impl Mirror {
     /// Returns whether a request with these random bits is copied.
     pub fn takes(&self, random: u64) -> bool {
@@ -137,6 +146,9 @@ mod tests {
             counts[choose(&destinations, step * (u64::MAX / 1000) + u64::MAX / 2000).unwrap()] += 1;
         }
         assert_eq!(counts, [900, 0, 100]);
+        assert_eq!(shares(&destinations), [0.9, 0.0, 0.1]);
+        assert_eq!(shares(&[destination(0)]), [1.0]);
+        assert_eq!(shares(&[destination(0), destination(0)]), [0.0, 0.0]);
         assert_eq!(choose(&[destination(0)], 7), Some(0), "an only destination needs no weight");
         assert_eq!(choose(&[destination(0), destination(0)], 7), None);
         assert_eq!(choose(&[], 7), None);

@@ -30,7 +30,7 @@ pub use classes::ResponseClasses;
 pub use cors::{Cors, CorsOutcome};
 pub use edits::{HeaderEdit, HeaderEdits, InvalidHeader};
 pub use fault::{Abort, Fault, Injected};
-pub use forward::{Destination, Forward, Mirror, Rewrite, RewritePath, choose};
+pub use forward::{Destination, Forward, Mirror, Rewrite, RewritePath, choose, shares};
 pub use matches::{Claims, Condition, Expression, Facts as RequestFacts, HttpMatch};
 pub use reply::{DirectResponse, Redirect, RedirectPath, RedirectPort};
 pub use retry::{Retries, RetryOn, UnknownRetryCondition};

@@ -13,12 +13,11 @@ mod connection;
 mod convert;
 mod files;
 mod names;
-mod options;
 mod pages;
 mod proxy_protocol;
 mod run;
 mod store;
 pub mod workers;
 
-pub use options::Options;
 pub use run::run;
+pub use runtime::options::GatewayOptions as Options;

@@ -10,13 +10,14 @@ use proxy::report::AccessLogFiles;
 use runtime::admin::Admin;
 use runtime::admission::{Admission, Limits};
 use runtime::enrol;
+use runtime::options::GatewayOptions;
 use runtime::readiness::Readiness;
 use runtime::{control, drain, workers as threads};
 use telemetry::istio::register_build;
 use telemetry::metrics::Registry;
 use tokio::task::LocalSet;
+use wire::name::Role;
 
-use crate::options::Options;
 use crate::pages;
 use crate::workers::{self, RouterSetup};
 
@@ -26,7 +27,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 const LOG_FLUSH: Duration = Duration::from_millis(200);
 
 /// Runs a gateway until it is asked to stop.
-pub fn run(options: Options) -> ExitCode {
+pub fn run(options: GatewayOptions) -> ExitCode {
     if let Err(error) = telemetry::logging::init(&options.log, options.log_json) {
         eprintln!("isthmus router: {error}");
         return ExitCode::from(2);
@@ -42,7 +43,7 @@ pub fn run(options: Options) -> ExitCode {
 }
 
 /// Runs the gateway: serve health checks, enrol, receive listeners, accept, drain.
-async fn run_router(options: Options) -> anyhow::Result<()> {
+async fn run_router(options: GatewayOptions) -> anyhow::Result<()> {
     let files = net::socket::raise_open_files_limit().context("cannot raise the limit of open files")?;
     let (registry, readiness) = (Registry::new(), Readiness::new());
     register_build(&registry, "router");
@@ -56,19 +57,12 @@ async fn run_router(options: Options) -> anyhow::Result<()> {
     let times = options.drain_times();
     let draining = control::drain_on_shutdown(&readiness, &signal, drained, times, None::<std::future::Ready<()>>);
     let running = async {
-        let mut controller = options.discovery_address.clone();
-        if let Some(id) = &options.controller_identity {
-            controller = controller.known_as(id.clone(), options.controller_issuer.clone());
-        }
-        let mut enrolment = enrol::Options::new(controller, &options.cluster);
-        enrolment.token_path.clone_from(&options.token_path);
-        enrolment.root_path.clone_from(&options.root_path);
-        let enrolled = enrol::start(enrolment, &registry).await;
+        let enrolled = enrol::start(options.enrolment(), &registry).await;
         admin.identify(enrolled.identity.clone());
         has_identity.done();
 
         let setup = RouterSetup {
-            node: options.node(),
+            node: options.node(Role::Router),
             network: options.network.as_str().into(),
             identity: enrolled.identity.clone(),
             workers: threads::count(Some(options.workers), usize::MAX),

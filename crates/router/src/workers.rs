@@ -11,7 +11,10 @@ use std::time::Duration;
 use identity::Identity;
 use proxy::listener;
 use proxy::mesh::{self, MeshStore, MeshView, ProxyLocation, Published};
-use proxy::report::{AccessLog, AccessLogFiles, ControllerReport, WorkerTelemetry, observe_clusters, report_refusals};
+use proxy::report::{
+    AccessLog, AccessLogFiles, ControllerReport, PathProbe, WorkerTelemetry, observe_clusters, report_paths,
+    report_refusals,
+};
 use proxy::worker::Worker;
 use runtime::admission::Admission;
 use runtime::drain::Watch;
@@ -92,7 +95,10 @@ pub fn start(setup: RouterSetup, channel: impl Fn() -> Channel + 'static) -> io:
     };
     let (published, config, subscriber) = discover(&node, &location, &identity, channel);
     observe_clusters(&registry, &published);
-    tokio::task::spawn_local(report_refusals(registry.clone(), ControllerReport::new(subscriber.clone())));
+    let report = ControllerReport::new(subscriber.clone());
+    tokio::task::spawn_local(report_refusals(registry.clone(), report.clone()));
+    let probe = PathProbe { identity: identity.clone(), mark: None };
+    tokio::task::spawn_local(report_paths(published.clone(), probe, report));
     let logs = AccessLogFiles::new(registry.clone());
 
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();

@@ -4,8 +4,10 @@
 //! run on the control thread and do not affect workers. Ports and paths are those that Istio's tools and annotations
 //! expect.
 
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -116,12 +118,19 @@ impl Reply {
 }
 
 type PageFn = Box<dyn Fn(&Query) -> Reply + Send + Sync>;
+type LaterFn = Box<dyn Fn(&Query) -> Pin<Box<dyn Future<Output = Reply> + Send>> + Send + Sync>;
 type SectionFn = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
 
 struct AdminPage {
     path: &'static str,
     help: &'static str,
-    show: PageFn,
+    show: Show,
+}
+
+/// How a page is made.
+enum Show {
+    AtOnce(PageFn),
+    Later(LaterFn),
 }
 
 /// The admin server of a component.
@@ -164,7 +173,20 @@ impl Admin {
         help: &'static str,
         show: impl Fn(&Query) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        self.pages.push(AdminPage { path, help, show: Box::new(show) });
+        self.pages.push(AdminPage { path, help, show: Show::AtOnce(Box::new(show)) });
+        self
+    }
+
+    /// Adds an admin page that others than the control thread are asked for. The page bounds the time that it takes.
+    #[must_use]
+    pub fn later<F: Future<Output = Reply> + Send + 'static>(
+        mut self,
+        path: &'static str,
+        help: &'static str,
+        show: impl Fn(&Query) -> F + Send + Sync + 'static,
+    ) -> Self {
+        let show: LaterFn = Box::new(move |query| Box::pin(show(query)));
+        self.pages.push(AdminPage { path, help, show: Show::Later(show) });
         self
     }
 

@@ -11,6 +11,7 @@ pub mod control;
 pub mod drain;
 pub mod enrol;
 pub mod limits;
+pub mod options;
 pub mod readiness;
 pub mod resolve;
 pub mod workers;

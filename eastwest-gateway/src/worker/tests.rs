@@ -9,6 +9,7 @@ use runtime::admission::Limits as AdmissionLimits;
 use telemetry::istio::{TCP_CLOSED, TCP_OPENED, TCP_RECEIVED, TCP_SENT};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use wire::discovery;
 
 use crate::connection;
 use crate::fixtures::{RATINGS, SNI};
@@ -168,6 +169,28 @@ async fn only_proxies_of_the_mesh_are_forwarded() {
         .await
         .unwrap();
     assert!(read_line(&mut stream).await.unwrap().starts_with("a "));
+}
+
+#[tokio::test]
+async fn clients_at_addresses_of_clusters_that_may_not_consume_the_service_are_refused() {
+    let peers = Peers::new();
+    let endpoint = peers.serve("a").await;
+    let gateway = Gateway::start(WorkerSettings::default(), &[endpoint]);
+    let range = |ip: [u8; 4], length| discovery::AddressRange { ip: ip.to_vec().into(), length };
+    let sources = |permitted, refused| Some(discovery::SourceAddresses { permitted, refused, permitted_only: true });
+    for (sources, permitted) in [
+        (sources(vec![range([127, 0, 0, 0], 8)], vec![]), true),
+        (sources(vec![range([127, 0, 0, 0], 8)], vec![range([127, 0, 0, 1], 32)]), false),
+        (sources(vec![range([198, 51, 100, 0], 24)], vec![]), false),
+        (None, true),
+    ] {
+        gateway.publish_to(&[endpoint], sources.clone());
+        match peers.greeting(gateway.address).await {
+            Ok(_) => assert!(permitted, "{sources:?}"),
+            Err(error) => assert!(!permitted && error.to_string().contains("AccessDenied"), "{sources:?}: {error}"),
+        }
+    }
+    gateway.wait_for_ended(RATINGS, "source_not_permitted", 2).await;
 }
 
 /// Sends bytes and returns the bytes received until the gateway closes the connection.

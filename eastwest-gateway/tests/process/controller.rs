@@ -75,7 +75,11 @@ fn push(resources: &Resources, pod: SocketAddr, root: Vec<u8>) {
         name: "ratings".into(),
         namespace: "default".into(),
         ports: vec![discovery::Port { number: 9080, ..Default::default() }],
-        exports: vec![discovery::Export { cluster: "east".into(), network: GATEWAY_NETWORK.into() }],
+        exports: vec![discovery::Export {
+            cluster: "east".into(),
+            network: GATEWAY_NETWORK.into(),
+            ..Default::default()
+        }],
         ..Default::default()
     };
     let endpoint = discovery::Endpoint {

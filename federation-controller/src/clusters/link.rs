@@ -108,6 +108,7 @@ impl Link {
             tokio::select! {
                 _ = join_all(self.watches(out)) => return,
                 () = restart.notified() => {}
+                () = self.events.until_relist(&self.cluster.name) => {}
                 () = lost() => {}
                 why = self.api_server.reads.until_exceeded() => {
                     let excluded = Signal::Excluded(Exclusion::OverBudget(why));

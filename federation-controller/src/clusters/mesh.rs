@@ -237,6 +237,7 @@ fn to_mesh(config: &MeshConfig) -> Mesh {
         protocol_detection_timeout_ms: ms(config.protocol_detection_timeout),
         locality_load_balancing: config.locality_load_balancing,
         export_all: config.export_all,
+        lease_ms: config.lease.map_or(0, ms),
         path_normalization: config.path_normalization,
         trust_domain_aliases: config.trust_domain_aliases.clone(),
         external_authorizations: config.external_authorizations.clone(),

@@ -3,7 +3,7 @@
 //! A cluster that changes much fills its own queue, waits there, and delays no other cluster. The queue of the controller
 //! itself is served first: it has the events that add and remove clusters, which come before the events of their objects.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -68,6 +68,8 @@ struct Shared {
     state: Mutex<State>,
     /// Notified when an event is queued.
     queued: Notify,
+    /// Notified when lists are to be repeated.
+    relist: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +77,8 @@ struct State {
     queues: BTreeMap<Source, Queue>,
     /// The clusters whose objects are not read, each with the reason.
     refused: BTreeMap<Text, Text>,
+    /// The clusters whose lists are to be repeated.
+    relists: BTreeSet<Text>,
     closed: bool,
 }
 
@@ -172,6 +176,7 @@ impl Queues {
             let mut state = self.shared.state();
             state.drop_objects(&cluster);
             state.refused.remove(&cluster);
+            state.relists.remove(&cluster);
         }
         self.send(Source::Controller, Event::ClusterRemoved { cluster }).await
     }
@@ -182,6 +187,18 @@ impl Queues {
     pub fn admit(&self, cluster: &Text) {
         self.shared.state().refused.remove(cluster);
     }
+
+    /// Waits until the pipeline asks for all lists of a cluster again.
+    pub async fn until_relist(&self, cluster: &Text) {
+        loop {
+            let mut asked = std::pin::pin!(self.shared.relist.notified());
+            asked.as_mut().enable();
+            if self.shared.state().relists.remove(cluster) {
+                return;
+            }
+            asked.await;
+        }
+    }
 }
 
 impl Receiver {
@@ -190,6 +207,12 @@ impl Receiver {
         let mut state = self.shared.state();
         state.drop_objects(&cluster);
         state.refused.insert(cluster, why);
+    }
+
+    /// Asks for all lists of a cluster again.
+    pub fn relist(&self, cluster: Text) {
+        self.shared.state().relists.insert(cluster);
+        self.shared.relist.notify_waiters();
     }
 
     /// Takes a batch of events: the controller's own first, then a bounded number from each other queue in turn. Waits
@@ -247,6 +270,25 @@ impl Drop for Receiver {
 mod tests {
     use super::*;
     use crate::objects::Kind;
+
+    #[tokio::test]
+    async fn lists_are_repeated_once_when_the_pipeline_asks_for_it() {
+        let (queues, receiver) = queues();
+        let (east, west): (Text, Text) = ("east".into(), "west".into());
+        let waits = tokio::spawn({
+            let (queues, east) = (queues.clone(), east.clone());
+            async move { queues.until_relist(&east).await }
+        });
+        tokio::task::yield_now().await;
+        receiver.relist(west.clone());
+        tokio::task::yield_now().await;
+        assert!(!waits.is_finished(), "another cluster's");
+        receiver.relist(east.clone());
+        waits.await.unwrap();
+        queues.until_relist(&west).await;
+        let again = tokio::time::timeout(std::time::Duration::from_millis(10), queues.until_relist(&east));
+        assert!(again.await.is_err(), "it was taken");
+    }
 
     fn listing(cluster: &str) -> (Source, Event) {
         let cluster: Text = cluster.into();

@@ -220,6 +220,22 @@ async fn a_cluster_leaves_when_its_grace_is_over() {
 }
 
 #[tokio::test]
+async fn lists_are_repeated_when_the_pipeline_asks_for_it() {
+    let mut run = Run::new().await;
+    let east = Fake::start("reader").await;
+    east.put(PODS, pod("ratings-1"));
+    run.west.put_secret("s", &[("east", &east.kubeconfig("east", "reader"))]);
+    run.until_connected("east").await;
+    run.events.relist("east".into());
+    let listed = |event: &Event| match event {
+        Event::Listed { cluster, kind: Kind::Pod } if &**cluster == "east" => Some(()),
+        _ => None,
+    };
+    let (_, before) = run.until("another list", listed).await;
+    assert_eq!(pods_of(&before, "east"), ["ratings-1"]);
+}
+
+#[tokio::test]
 async fn an_outage_removes_nothing_and_has_an_age() {
     let mut run = Run::new().await;
     let east = Fake::start("reader").await;

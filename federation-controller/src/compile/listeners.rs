@@ -49,7 +49,7 @@ pub(super) fn compile(inventory: &Inventory, cluster: &Text, key: &Key) -> Compi
         audience: Audience::Workload(pod.service_account.clone()),
         body: message.encode_to_vec().into(),
     };
-    Compiled { resources: vec![resource], service: None, notices: merge.notices }
+    Compiled { resources: vec![resource], notices: merge.notices, ..Compiled::default() }
 }
 
 /// Returns the ports of a pod by the ports of the Services that lead to them. Of several Services, the first by name decides.

@@ -17,6 +17,8 @@ use crate::inventory::{ClusterInventory, Definition, Inventory};
 use crate::objects::intern::one_copy;
 use crate::objects::{Key, Labels, Pod, Record as _, Service, Slice, SliceEndpoint, Text};
 
+mod withdrawal;
+
 /// One endpoint of a service, with its pod.
 pub(super) struct Member<'a> {
     pub(super) cluster: &'a ClusterInventory,
@@ -159,12 +161,14 @@ const NEIGHBOURS: usize = 16;
 impl Scope<'_> {
     /// Returns the endpoints and summaries.
     pub(super) fn endpoints(&self, members: Vec<Member<'_>>, shared: &mut Shared) -> Vec<Endpoint> {
-        let reachable = self.reachable(&members);
+        let withdrawn =
+            if self.exported { withdrawal::of(self.inventory, self.subsets, &members) } else { BTreeSet::new() };
+        let reachable = self.reachable(&members, &withdrawn);
         let mut endpoints = Vec::with_capacity(members.len() + 4);
         let mut prototypes: Vec<Arc<Prototype>> = Vec::new();
         let mut summaries: BTreeMap<SummaryKey<'_>, Summary> = BTreeMap::new();
         for member in members {
-            let fields = self.fields(&member, &reachable, shared);
+            let fields = self.fields(&member, &reachable, &withdrawn, shared);
             // Pods of one template are neighbours, or nearly so. A bounded search keeps a service of very many templates cheap.
             let prototype = match prototypes.iter().rev().take(NEIGHBOURS).find(|of| *of.fields() == fields) {
                 Some(known) => known.clone(),
@@ -194,13 +198,14 @@ impl Scope<'_> {
     }
 
     /// Pods are reachable by address in their own cluster, and if they are exported, in all clusters of their network.
-    fn reachable<'m>(&self, members: &[Member<'m>]) -> Reachable<'m> {
+    fn reachable<'m>(&self, members: &[Member<'m>], withdrawn: &BTreeSet<Text>) -> Reachable<'m> {
         let mut reachable = Reachable::new();
         for member in members {
             reachable.entry((&member.cluster.info.name, member.network)).or_insert_with(|| {
                 let reaches = |cluster: &&ClusterInventory| {
                     let own = cluster.info.name == member.cluster.info.name;
                     own || (self.exported
+                        && !withdrawn.contains(&member.cluster.info.name)
                         && !member.network.is_empty()
                         && cluster.network() == member.network
                         && self.audience.includes_cluster(&cluster.info.name))
@@ -211,7 +216,13 @@ impl Scope<'_> {
         reachable
     }
 
-    fn fields(&self, member: &Member<'_>, reachable: &Reachable<'_>, shared: &mut Shared) -> PrototypeFields {
+    fn fields(
+        &self,
+        member: &Member<'_>,
+        reachable: &Reachable<'_>,
+        withdrawn: &BTreeSet<Text>,
+        shared: &mut Shared,
+    ) -> PrototypeFields {
         let cluster = &member.cluster.info.name;
         let scope = NetworkScope {
             cluster: cluster.clone(),
@@ -220,6 +231,7 @@ impl Scope<'_> {
             // Two clusters of unknown networks may use the same addresses for different pods.
             audience: match member.network.is_empty() {
                 true => Audience::Clusters([cluster.clone()].into()),
+                false if withdrawn.contains(cluster) => self.audience.within(cluster),
                 false => self.audience.clone(),
             },
             reachable_in: reachable.get(&(cluster, member.network)).cloned().unwrap_or_default(),

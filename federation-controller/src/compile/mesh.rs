@@ -1,11 +1,14 @@
 //! The mesh-wide resources: settings and trust bundle.
 
 use prost::Message;
-use wire::discovery::{AccessLogEncoding, AddressBlock, Issuer, MeshConfig, OutboundPolicy, PathNormalization, Trust};
+use wire::discovery::{
+    AccessLogEncoding, AddressBlock, DrainedCluster, Issuer, MeshConfig, OutboundPolicy, PathNormalization, Trust,
+};
 use wire::{Kind, name};
 
 use super::resource::Resource;
 use crate::inventory::{ClusterInventory, Inventory};
+use crate::leases::Leases;
 use crate::objects::Text;
 
 /// The number of address blocks, which every proxy has.
@@ -36,8 +39,26 @@ pub(super) fn settings(inventory: &Inventory) -> Resource {
         entries: inventory.has_entries(),
         wildcard_entries: inventory.primary().is_some_and(ClusterInventory::has_wildcard_entries),
         address_blocks: inventory.primary().map(address_blocks).unwrap_or_default(),
+        drained: drained(inventory),
+        path_interval_ms: path_interval_ms(inventory),
     };
     Resource::for_all(Kind::MeshConfig, name::MESH, body.encode_to_vec())
+}
+
+fn drained(inventory: &Inventory) -> Vec<DrainedCluster> {
+    let mut drained = Vec::new();
+    for (cluster, viewers) in inventory.leases().drained() {
+        let viewers = viewers.map(ToString::to_string).collect();
+        drained.push(DrainedCluster { cluster: cluster.to_string(), viewers });
+    }
+    drained
+}
+
+/// Returns how often proxies report of their paths; 0 for their default, which is that of leases of the default length.
+fn path_interval_ms(inventory: &Inventory) -> u32 {
+    let interval = inventory.leases().interval();
+    let usual = Leases::default().interval();
+    if interval == usual { 0 } else { u32::try_from(interval.as_millis()).unwrap_or(u32::MAX) }
 }
 
 fn address_blocks(own: &ClusterInventory) -> Vec<AddressBlock> {

@@ -8,7 +8,7 @@ use wire::Kind;
 
 use super::endpoint::Endpoint;
 use super::service::ServiceFacts;
-use crate::inventory::RuleNotice;
+use crate::inventory::{RefusedExport, RuleNotice};
 use crate::objects::Text;
 
 /// A resource, encoded.
@@ -74,6 +74,20 @@ impl Audience {
         }
     }
 
+    /// Returns the part of the audience that is in a cluster. Of an audience that does not name clusters, that is all of it.
+    pub fn within(&self, cluster: &Text) -> Audience {
+        let only: Box<[Text]> = if self.includes_cluster(cluster) { [cluster.clone()].into() } else { Box::default() };
+        match self {
+            Audience::All | Audience::Clusters(_) | Audience::OtherClusters(_) => Audience::Clusters(only),
+            // No cluster in the list means all.
+            Audience::Namespaces { .. } if only.is_empty() => Audience::Clusters(only),
+            Audience::Namespaces { namespaces, .. } => {
+                Audience::Namespaces { clusters: only, namespaces: namespaces.clone() }
+            }
+            Audience::OtherNamespaces(_) | Audience::Routers { .. } | Audience::Workload(_) => self.clone(),
+        }
+    }
+
     /// Returns whether a proxy may receive the resource of a name.
     pub fn includes(&self, viewer: &Viewer, name: &str) -> bool {
         match self {
@@ -115,6 +129,8 @@ pub struct Compiled {
     pub service: Option<CompiledService>,
     /// What is wrong with the rules of routing of the group's host.
     pub notices: Vec<RuleNotice>,
+    /// The exports of the group's service that have no effect.
+    pub refused_exports: Vec<RefusedExport>,
 }
 
 /// A service's endpoints and facts.
@@ -130,7 +146,7 @@ pub struct CompiledService {
 
 impl From<Vec<Resource>> for Compiled {
     fn from(resources: Vec<Resource>) -> Self {
-        Compiled { resources, service: None, notices: Vec::new() }
+        Compiled { resources, ..Compiled::default() }
     }
 }
 
@@ -183,6 +199,23 @@ mod tests {
             let audience = Audience::Routers { cluster: cluster.into(), namespace: namespace.into() };
             assert_eq!(audience.includes(&router, "x"), expected, "{audience:?}");
             assert!(!audience.includes(&viewer, "x"), "a sidecar");
+        }
+    }
+
+    #[test]
+    fn the_part_of_an_audience_in_a_cluster() {
+        let list = |names: &[&str]| -> Box<[Text]> { names.iter().map(|name| Text::from(*name)).collect() };
+        let namespaces =
+            |clusters: &[&str]| Audience::Namespaces { clusters: list(clusters), namespaces: list(&["a"]) };
+        for (audience, expected) in [
+            (Audience::All, Audience::Clusters(list(&["east"]))),
+            (Audience::OtherClusters(list(&["west"])), Audience::Clusters(list(&["east"]))),
+            (Audience::OtherClusters(list(&["east"])), Audience::Clusters(list(&[]))),
+            (Audience::Clusters(list(&["west", "east"])), Audience::Clusters(list(&["east"]))),
+            (namespaces(&[]), namespaces(&["east"])),
+            (namespaces(&["west"]), Audience::Clusters(list(&[]))),
+        ] {
+            assert_eq!(audience.within(&"east".into()), expected, "{audience:?}");
         }
     }
 

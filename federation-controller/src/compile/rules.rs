@@ -39,8 +39,9 @@ pub(super) mod subsets;
 mod traffic_policy;
 pub(super) mod visibility;
 
+use super::entry;
 use super::resource::{Audience, Compiled, Resource};
-use super::{entry, export};
+use crate::inventory::export;
 use crate::inventory::rules::{Specificity, full_host};
 use crate::inventory::{ClusterInventory, Definition, Inventory, RuleNotice};
 use crate::objects::{Key, Kind, Record as _, Text};
@@ -63,7 +64,7 @@ pub(super) fn compile(inventory: &Inventory, hostname: &Arc<str>) -> Compiled {
     host.ports = ports;
     let mut resources = routes::compile(&mut host);
     resources.extend(policies::compile(&mut host));
-    Compiled { resources, service: None, notices: host.notices }
+    Compiled { resources, notices: host.notices, ..Compiled::default() }
 }
 
 /// The proxies that routes are compiled for.

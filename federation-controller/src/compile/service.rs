@@ -15,11 +15,12 @@ use wire::{Kind, name};
 use super::Shared;
 use super::address;
 use super::endpoint::Endpoint;
-use super::export::{self, Reason};
+use super::federation::{Audiences, sources};
 use super::members::{self, Member};
 use super::resource::{Audience, Resource};
 use super::rules::visibility::Visibility;
-use crate::inventory::{ClusterInventory, Definition, Inventory, OWN_SERVICES};
+use crate::inventory::export::{self, Reason};
+use crate::inventory::{ClusterInventory, Definition, Inventory, OWN_SERVICES, RefusedExport};
 use crate::objects::{Key, Record as _, Service, ServicePort, Text};
 
 /// Facts about a service for debug pages.
@@ -44,6 +45,9 @@ pub(super) struct ServiceView<'a> {
     key: Key,
     /// The proxies that have this view.
     audience: Audience,
+    /// The clusters whose endpoints are compiled with this view, each with the proxies that may receive them; `None`: all, for
+    /// the proxies that have the view.
+    published: Option<Vec<(Text, Audience)>>,
     /// Whether the definitions are exported.
     exported: bool,
     /// Whether one of them is exported by a ServiceExport, and so has a clusterset address and a name in `clusterset.local`.
@@ -57,25 +61,58 @@ pub(super) struct ServiceView<'a> {
     exports: Vec<(Text, Text)>,
 }
 
-/// Returns the views of a service, first the shared one, and the facts about it.
-pub(super) fn views<'a>(
-    inventory: &'a Inventory,
-    hostname: &'a Arc<str>,
-    subsets: &'a [Subset],
-) -> (Vec<ServiceView<'a>>, ServiceFacts) {
-    let definitions =
-        inventory.definitions(hostname).map(|definition| (definition, export::reason(inventory, definition, hostname)));
+/// The views of a service, and what is known about it.
+pub(super) struct Views<'a> {
+    /// The views, first those of exported definitions.
+    pub(super) views: Vec<ServiceView<'a>>,
+    /// The facts.
+    pub(super) facts: ServiceFacts,
+    /// The exports that have no effect.
+    pub(super) refused_exports: Vec<RefusedExport>,
+}
+
+/// Returns the views of a service: one for all clusters, or one for each set of clusters that may consume the same exports; and
+/// one for each cluster that has a definition of its own.
+pub(super) fn views<'a>(inventory: &'a Inventory, hostname: &'a Arc<str>, subsets: &'a [Subset]) -> Views<'a> {
+    let mut refused_exports = Vec::new();
+    let definitions = inventory.definitions(hostname).map(|definition| {
+        let decided = export::decide(inventory, definition, hostname);
+        let reason = decided.unwrap_or_else(|(refusal, policy)| {
+            let (cluster, service) = (definition.cluster.info.name.clone(), definition.service.key());
+            refused_exports.push(RefusedExport { cluster, service, refusal, policy });
+            None
+        });
+        (definition, reason)
+    });
     let (mut exported, own): (Vec<_>, Vec<_>) = definitions.partition(|(_, reason)| reason.is_some());
     exported.sort_by_key(|(of, reason)| precedence(*of, *reason));
     let mut facts = ServiceFacts::default();
     let reasons = exported.iter().filter_map(|(of, reason)| Some((of.cluster.info.name.clone(), (*reason)?)));
     facts.exports = reasons.collect();
+    facts.conflicts = refused_exports.iter().map(RefusedExport::text).collect();
     let mut views = Vec::with_capacity(1 + own.len());
     if !exported.is_empty() {
         let others: Box<[Text]> = own.iter().map(|(of, _)| of.cluster.info.name.clone()).collect();
-        let audience = if others.is_empty() { Audience::All } else { Audience::OtherClusters(others) };
-        let definitions = exported.into_iter().map(|(definition, _)| definition).collect();
-        views.extend(ServiceView::of(inventory, hostname, audience, true, definitions, subsets, &mut facts.conflicts));
+        let definitions: Vec<Definition<'a>> = exported.into_iter().map(|(definition, _)| definition).collect();
+        match Audiences::of(inventory, &definitions, &others) {
+            None => {
+                let audience = if others.is_empty() { Audience::All } else { Audience::OtherClusters(others) };
+                let conflicts = &mut facts.conflicts;
+                views.extend(ServiceView::of(inventory, hostname, audience, true, definitions, subsets, conflicts));
+            }
+            Some(audiences) => {
+                let mut conflicts = Vec::new();
+                for group in audiences.groups {
+                    let (audience, published) = (group.audience, group.published);
+                    let of = group.definitions.iter().map(|at| definitions[*at]).collect();
+                    let view = ServiceView::of(inventory, hostname, audience, true, of, subsets, &mut conflicts);
+                    views.extend(view.map(|view| view.publishing(published)));
+                }
+                let mut seen = BTreeSet::new();
+                conflicts.retain(|line| seen.insert(line.clone()));
+                facts.conflicts.extend(conflicts);
+            }
+        }
     }
     // DNS resolves an ExternalName outside the mesh. It owns its name, and has no view.
     for (definition, _) in own.into_iter().filter(|(of, _)| !of.service.external) {
@@ -83,7 +120,7 @@ pub(super) fn views<'a>(
         let definitions = vec![definition];
         views.extend(ServiceView::of(inventory, hostname, audience, false, definitions, subsets, &mut facts.conflicts));
     }
-    (views, facts)
+    Views { views, facts, refused_exports }
 }
 
 /// Returns the place of an exported definition among others. The oldest ServiceExport takes precedence, in every controller
@@ -132,6 +169,7 @@ impl<'a> ServiceView<'a> {
             hostname,
             key,
             audience,
+            published: None,
             exported,
             clusterset: exported && definitions.iter().any(|of| of.cluster.exports().contains(&of.service.key())),
             definitions,
@@ -140,6 +178,15 @@ impl<'a> ServiceView<'a> {
             members: all,
             exports,
         })
+    }
+
+    /// Compiles the endpoints of these clusters alone, for these proxies. Several views have the same definitions, whose
+    /// endpoints are compiled once.
+    fn publishing(mut self, published: Vec<(Text, Audience)>) -> Self {
+        let service = self.definitions[0].service;
+        let within = |(cluster, audience)| Some((cluster, within_namespaces(self.inventory, audience, service)?));
+        self.published = Some(published.into_iter().filter_map(within).collect());
+        self
     }
 
     /// Returns whether the service needs an address that is not one cluster's: for clusters that have none for it, and as
@@ -173,8 +220,11 @@ impl<'a> ServiceView<'a> {
         let addresses = cluster_ips.iter().map(|(cluster, ip)| virtual_address(cluster.to_string(), *ip));
         let identities: BTreeSet<&str> =
             self.members.iter().map(|member| &*member.identity).filter(|id| !id.is_empty()).collect();
-        let export =
-            |(cluster, network): &(Text, Text)| Export { cluster: cluster.to_string(), network: network.to_string() };
+        let export = |(cluster, network): &(Text, Text)| Export {
+            cluster: cluster.to_string(),
+            network: network.to_string(),
+            sources: sources(self.inventory, cluster, &self.key),
+        };
         let body = discovery::Service {
             hostname: self.hostname.to_string(),
             name: self.key.name.to_string(),
@@ -194,18 +244,32 @@ impl<'a> ServiceView<'a> {
     }
 
     /// Returns the endpoints.
-    pub(super) fn endpoints(self, shared: &mut Shared) -> Vec<Endpoint> {
-        let scope = members::Scope {
+    pub(super) fn endpoints(mut self, shared: &mut Shared) -> Vec<Endpoint> {
+        let members = std::mem::take(&mut self.members);
+        let Some(published) = &self.published else { return self.scope(&self.audience).endpoints(members, shared) };
+        let mut of_cluster: BTreeMap<&Text, Vec<Member<'a>>> = BTreeMap::new();
+        for member in members {
+            of_cluster.entry(&member.cluster.info.name).or_default().push(member);
+        }
+        let mut endpoints = Vec::new();
+        for (cluster, audience) in published {
+            let members = of_cluster.remove(cluster).unwrap_or_default();
+            endpoints.extend(self.scope(audience).endpoints(members, shared));
+        }
+        endpoints
+    }
+
+    fn scope<'s>(&'s self, audience: &'s Audience) -> members::Scope<'s> {
+        members::Scope {
             inventory: self.inventory,
             hostname: self.hostname,
             subsets: self.subsets,
-            audience: &self.audience,
+            audience,
             exported: self.exported,
             // Other networks reach the controller's own services by their server names, not as endpoints of the mesh.
             summarized: !export::is_own(self.inventory, &self.key),
             node_local: !self.exported && self.definitions[0].service.node_local,
-        };
-        scope.endpoints(self.members, shared)
+        }
     }
 
     fn cluster_ips(&self) -> Vec<(&'a Text, IpAddr)> {

@@ -92,7 +92,8 @@ fn compiled(text: &str) -> String {
     let mut facts = BTreeMap::new();
     let mut notices = BTreeSet::new();
     for group in inventory.take_changes(usize::MAX) {
-        let Compiled { resources: of, service, notices: about } = compiler.compile(&inventory, &group);
+        let Compiled { resources: of, service, notices: about, refused_exports } = compiler.compile(&inventory, &group);
+        inventory.set_refused_exports(&group, refused_exports);
         resources.extend(of);
         notices.extend(about);
         let Some(service) = service else { continue };
@@ -122,6 +123,7 @@ fn compiled(text: &str) -> String {
             objects::Kind::WorkloadEntry,
             objects::Kind::Sidecar,
             objects::Kind::EnvoyFilter,
+            objects::Kind::FederationPolicy,
             objects::Kind::Server,
             objects::Kind::HttpLocalRateLimitPolicy,
         ]

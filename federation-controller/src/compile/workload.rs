@@ -1,11 +1,14 @@
 //! A pod: its location, identity and labels in telemetry, and its workload.
 
+use std::collections::BTreeMap;
+
 use prost::Message;
 use wire::discovery::{InboundPort, Protocol, Workload, WorkloadLabels};
 use wire::{Kind, name};
 
 use super::endpoint::Location;
 use super::entry;
+use super::federation::callers;
 use super::policies;
 use super::probe;
 use super::resource::{Audience, Resource};
@@ -44,7 +47,7 @@ fn workload(inventory: &Inventory, cluster: &ClusterInventory, key: &Key, pod: &
         service_account: pod.service_account.to_string(),
         locality: Some(location(cluster, Some(pod), None).locality()),
         labels: Some(labels(&pod.namespace, &pod.workload, &pod.labels)),
-        ports: inbound_ports(inventory, cluster, key),
+        ports: inbound_ports(inventory, cluster, network, key),
         node: pod.node.to_string(),
         pod_labels: pod.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         ..Workload::default()
@@ -62,14 +65,16 @@ fn workload(inventory: &Inventory, cluster: &ClusterInventory, key: &Key, pod: &
 }
 
 /// Returns the pod's ports that serve services.
-fn inbound_ports(inventory: &Inventory, cluster: &ClusterInventory, key: &Key) -> Vec<InboundPort> {
+fn inbound_ports(inventory: &Inventory, cluster: &ClusterInventory, network: &Text, key: &Key) -> Vec<InboundPort> {
     let mut ports: Vec<InboundPort> = Vec::new();
+    let mut services: BTreeMap<u32, Vec<Key>> = BTreeMap::new();
     for slice in cluster.slices_with(key) {
         let service = slice.service_key();
         let Some(definition) = cluster.services().get(&service) else { continue };
         for (name, number) in &slice.ports {
             let Some(port) = definition.ports.iter().find(|port| port.name == *name) else { continue };
             let opaque = inventory.is_opaque(&service, port.number);
+            services.entry((*number).into()).or_default().push(service.clone());
             ports.push(InboundPort {
                 number: (*number).into(),
                 protocol: if opaque { Protocol::Tcp } else { port.protocol }.into(),
@@ -88,6 +93,10 @@ fn inbound_ports(inventory: &Inventory, cluster: &ClusterInventory, key: &Key) -
         rank(a).cmp(&rank(b)).then_with(|| (&a.service, a.service_port).cmp(&(&b.service, b.service_port)))
     });
     ports.dedup_by_key(|port| port.number);
+    for port in &mut ports {
+        let served = services.get(&port.number).map(Vec::as_slice).unwrap_or_default();
+        port.callers = callers(inventory, cluster, network, served);
+    }
     ports
 }
 

@@ -180,7 +180,7 @@ async fn routers_of_the_namespace_receive_the_last_usable_content_of_a_secret() 
     run.until_served(&other).await;
 
     run.fake.delete(SECRETS, "ingress", "web");
-    run.until("does not exist").await;
+    run.until("does not exist any longer: gateways keep its last content").await;
     run.until_served("").await;
 }
 

@@ -15,12 +15,17 @@ use crate::discovery::Shared;
 use crate::discovery::refusals::Refused;
 use crate::gauges::link_word;
 use crate::inventory::{ClusterInventory, Inventory};
+use crate::leases::words::Opinion;
 use crate::objects::{Key, Kind as Object, Record as _, Service};
 use crate::publish::Store;
+use crate::service_entries_export::{self, ExportsPage};
 
 /// The page `/debug/clusters`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ClustersPage {
+    /// The version of the controller.
+    #[serde(default)]
+    pub version: String,
     /// All clusters, by name.
     pub clusters: Vec<ClusterRow>,
     /// The errors of remote secrets and signing certificates, and the notices, human-readable.
@@ -68,6 +73,9 @@ pub struct ClusterRow {
     pub pods: usize,
     /// The signing certificate.
     pub trust: Option<TrustRow>,
+    /// The lease; `None` for the own cluster.
+    #[serde(default)]
+    pub lease: Option<LeaseRow>,
 }
 
 /// The signing certificate of a cluster.
@@ -79,6 +87,32 @@ pub struct TrustRow {
     pub own_intermediate: bool,
     /// The time until the signing certificate expires, in seconds; `None` if the cluster's own controller signs.
     pub expires_in_s: Option<u64>,
+}
+
+/// The lease of a remote cluster: for how long what is known of it holds without proof of life.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct LeaseRow {
+    /// The state: `fresh`, `stale`, `drained` or `expired`.
+    pub state: String,
+    /// The time in this state, in milliseconds.
+    pub state_age_ms: u64,
+    /// The time until the lease ends without proof of life, in milliseconds.
+    pub left_ms: u64,
+    /// The clusters for whose proxies its endpoints are the last resort.
+    pub drained_for: Vec<String>,
+    /// How the proxies of other clusters reach it.
+    pub paths: Vec<PathRow>,
+}
+
+/// How the proxies of one cluster reach another, by their words of late.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PathRow {
+    /// The cluster of the proxies.
+    pub viewer: String,
+    /// The number of proxies that reach it.
+    pub alive: usize,
+    /// The number of those that do not.
+    pub dead: usize,
 }
 
 /// A proxy in `/debug/proxies`.
@@ -124,7 +158,7 @@ pub struct ProxyRow {
 /// What a proxy has refused for one reason.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct RefusalRow {
-    /// The reason: `policy`, `no policy`, `mutual TLS` or `token`.
+    /// The reason: `policy`, `no policy`, `mutual TLS`, `token` or `federation policy`.
     pub by: String,
     /// The AuthorizationPolicy, as `<namespace>/<name>`, if the reason is `policy`.
     pub policy: Option<String>,
@@ -142,6 +176,7 @@ impl RefusalRow {
             RefusedBy::NoPolicy => "no policy",
             RefusedBy::MutualTls => "mutual TLS",
             RefusedBy::Token => "token",
+            RefusedBy::Federation => "federation policy",
             RefusedBy::Unspecified => "unknown",
         };
         let policy = Some(refused.policy).filter(|policy| !policy.is_empty());
@@ -266,11 +301,15 @@ pub(super) fn clusters(shared: &Shared, parts: Option<&(Clusters, Authorities)>)
             endpoints,
             pods: cluster.count(Object::Pod),
             trust,
+            lease: lease(&inventory, &name, now),
             name,
         }
     });
-    let mut page = ClustersPage { clusters: rows.collect(), problems: Vec::new() };
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let mut page = ClustersPage { version, clusters: rows.collect(), problems: Vec::new() };
     page.problems.extend(inventory.notices());
+    let unwritten = shared.state.unwritten_exports();
+    page.problems.extend(unwritten.iter().map(|notice| format!("Cluster {}: {}", notice.cluster, notice.message)));
     if let Some((clusters, _)) = parts {
         page.problems.extend(clusters.problems().iter().map(|problem| match problem.cluster.is_empty() {
             true => format!("Secret {}: {}", problem.secret, problem.why),
@@ -284,16 +323,25 @@ pub(super) fn clusters(shared: &Shared, parts: Option<&(Clusters, Authorities)>)
     page
 }
 
+/// Returns the lease of a cluster, and how proxies reach it.
+fn lease(inventory: &Inventory, cluster: &str, now: SystemTime) -> Option<LeaseRow> {
+    let leases = inventory.leases();
+    let lease = leases.of(cluster)?;
+    let path = |of: Opinion| PathRow { viewer: of.viewer.to_string(), alive: of.alive, dead: of.dead };
+    Some(LeaseRow {
+        state: lease.state().word().into(),
+        state_age_ms: millis(age(now, lease.since())),
+        left_ms: millis(lease.left(leases.length(), now)),
+        drained_for: lease.drained().iter().map(ToString::to_string).collect(),
+        paths: leases.opinions(cluster, now).into_iter().map(path).collect(),
+    })
+}
+
 /// Returns the number of services without those of the system, how many are exported, and their ready endpoints.
 fn counts(inventory: &Inventory, store: &Store, cluster: &ClusterInventory) -> (usize, usize, usize) {
-    let system = |key: &Key| {
-        key.namespace == inventory.settings().namespace
-            || &*key.namespace == "kube-system"
-            || (&*key.namespace == "default" && &*key.name == "kubernetes")
-    };
     let mut counted = (0, 0, 0);
     let services = cluster.services().values().filter(|service| !service.external).map(Service::key);
-    for key in services.filter(|key| !system(key)) {
+    for key in services.filter(|key| !is_system(inventory, key)) {
         let facts = store.facts(&inventory.settings().hostname(&key));
         let exported = facts.is_some_and(|facts| facts.exports.iter().any(|(of, _)| *of == cluster.info.name));
         counted.0 += 1;
@@ -301,6 +349,13 @@ fn counts(inventory: &Inventory, store: &Store, cluster: &ClusterInventory) -> (
         counted.2 += cluster.ready_endpoints(&key);
     }
     counted
+}
+
+/// Returns whether a service belongs to Kubernetes or to the mesh itself.
+pub(super) fn is_system(inventory: &Inventory, key: &Key) -> bool {
+    key.namespace == inventory.settings().namespace
+        || &*key.namespace == "kube-system"
+        || (&*key.namespace == "default" && &*key.name == "kubernetes")
 }
 
 pub(super) fn proxies(shared: &Shared) -> Vec<ProxyRow> {
@@ -416,6 +471,11 @@ fn endpoint_row(name: &str, endpoint: Endpoint) -> EndpointRow {
         None => {}
     }
     row
+}
+
+pub(super) fn exports(shared: &Shared) -> ExportsPage {
+    let (inventory, store) = (shared.state.inventory(), shared.state.store());
+    service_entries_export::page(&inventory, &store)
 }
 
 pub(super) fn gateways(shared: &Shared) -> Vec<GatewayRow> {

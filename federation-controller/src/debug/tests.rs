@@ -168,6 +168,12 @@ async fn pages_show_the_state_with_its_age() {
         (page.clusters, page.ports),
         (vec!["west".to_string()], vec!["15443/tls PROTOCOL_UNSPECIFIED".to_string()])
     );
+    let table = get(address, "GET /debug/service-table").await;
+    let page: ServicesPage = serde_json::from_str(table.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let [row] = &page.services[..] else { panic!("{page:?}") };
+    assert_eq!((&*row.namespace, &*row.name, row.system, page.omitted), ("default", "gw", false, 0));
+    let here = ServiceInCluster { defined: true, ready_endpoints: Some(0), ..ServiceInCluster::default() };
+    assert_eq!(row.clusters, std::collections::BTreeMap::from([("west".to_string(), here)]), "it exports nothing");
     assert!(get(address, "GET /debug/services/nowhere").await.starts_with("HTTP/1.1 404"));
     assert!(get(address, "GET /debug/proxies").await.ends_with("[]"));
     assert!(get(address, "GET /nothing").await.starts_with("HTTP/1.1 404"));

@@ -210,7 +210,12 @@ async fn follow(
     loop {
         let mut moved = request.is_some();
         if let Some(mut request) = request.take() {
-            if let Some(report) = request.report.take()
+            let report = request.report.take();
+            if let Some(report) = &report {
+                let pod = Key::new(&proxy.namespace, &proxy.pod);
+                shared.state.mailbox.leave(&viewer.cluster, pod, &viewer.account, &report.paths);
+            }
+            if let Some(report) = report
                 && proxy.receive(report)
                 && let Err(why) = register(shared, proxy)
             {

@@ -1,6 +1,6 @@
 //! The decision about an object of the mesh's configuration: denied if it is invalid, else admitted with warnings.
 
-use api::{compatibility, envoy_filter, linkerd, mesh, networking, rate_limit, security, smi};
+use api::{compatibility, envoy_filter, federation, linkerd, mesh, networking, rate_limit, security, smi};
 use serde_json::{Value, json};
 use telemetry::metrics::{Family, Registry};
 
@@ -71,6 +71,7 @@ pub(super) fn respond(request: &ReviewRequest, place: Place<'_>, metrics: &Regis
     problems.extend(mesh::validate(&kind.group, &kind.kind, object));
     problems.extend(envoy_filter::validate(&kind.group, &kind.kind, object));
     problems.extend(rate_limit::validate(&kind.group, &kind.kind, object));
+    problems.extend(federation::validate(&kind.group, &kind.kind, object));
     let (mut errors, others): (Vec<_>, Vec<_>) = problems.into_iter().partition(networking::Problem::is_error);
     if is_unchanged(request) {
         errors.clear();

@@ -7,7 +7,8 @@ use api::security::peer_authentication::Mode;
 
 use super::cluster::{Affected, ClusterInventory, PodSelector, Stored};
 use crate::objects::{
-    Export, Key, Namespace, Node, PeerAuthentication, Pod, Record, Rule, RuleSpec, Service, Slice, Text, Watched,
+    Export, FederationPolicy, Key, Namespace, Node, PeerAuthentication, Pod, Record, Rule, RuleSpec, Service, Slice,
+    Text, Watched,
 };
 
 impl ClusterInventory {
@@ -103,7 +104,9 @@ impl ClusterInventory {
     /// A slice has the endpoints of a service.
     pub(super) fn change_slice(&mut self, key: Key, new: Option<Slice>) -> Affected {
         let mut affected = Affected::default();
+        self.relations.endpoints += new.as_ref().map_or(0, |new| new.endpoints.len());
         if let Some((id, old)) = self.collections.slices.remove(&key) {
+            self.relations.endpoints -= old.endpoints.len();
             self.relations.slices_of.remove(&old.namespace, &old.service, id);
             for pod in old.pod_keys() {
                 self.relations.slices_with.remove(&pod.namespace, &pod.name, id);
@@ -204,7 +207,19 @@ impl ClusterInventory {
     /// A ServiceExport exports the service of its name.
     pub(super) fn change_export(&mut self, key: Key, new: Option<Export>) -> Affected {
         self.collections.exports.replace(&key, new);
-        Affected { services: [key.clone()].into(), definitions: [key].into(), ..Affected::default() }
+        // Who may call the pods of a service depends on whether it is exported.
+        let pods = self.slices_of(&key).flat_map(Slice::pod_keys).collect();
+        Affected { services: [key.clone()].into(), definitions: [key].into(), pods, ..Affected::default() }
+    }
+
+    /// A FederationPolicy decides about exports of every cluster.
+    pub(super) fn change_federation_policy(&mut self, key: Key, new: Option<FederationPolicy>) -> Affected {
+        let old = self.federation_policies().get(&key).cloned();
+        let new = new.map(|new| new.or_last_valid(old.as_ref()));
+        let in_force = |of: &FederationPolicy| of.spec.clone();
+        let changed = old.as_ref().and_then(in_force) != new.as_ref().and_then(in_force);
+        self.collections.federation_policies.replace(&key, new);
+        Affected { everywhere: changed, admissions: changed, ..Affected::default() }
     }
 
     /// A policy has a resource of its own, to which the workloads refer that it selects. A policy of the root namespace

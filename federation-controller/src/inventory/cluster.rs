@@ -7,8 +7,9 @@ use super::SystemNamespaces;
 use super::bindings::{Bindings, Bound};
 use super::budget::Budget;
 use super::collection::Collection;
+use super::federation::admission::Admission;
 use super::hosts::Hosts;
-use super::lists::Lists;
+use super::lists::{Lists, PathEvidence};
 use super::machines;
 use super::relation::{Relation, Reverse};
 use super::rules::Rules;
@@ -46,6 +47,8 @@ pub struct Affected {
     pub everywhere: bool,
     /// All services of the cluster.
     pub whole: bool,
+    /// The limits of clusters may have changed.
+    pub admissions: bool,
     /// The number of objects that were looked at beyond the changed one.
     pub work: u64,
 }
@@ -79,6 +82,7 @@ impl Affected {
         self.selectors.extend(other.selectors);
         self.everywhere |= other.everywhere;
         self.whole |= other.whole;
+        self.admissions |= other.admissions;
         self.work += other.work;
     }
 }
@@ -109,6 +113,8 @@ pub struct ClusterInventory {
     exceeded: Option<(Text, bool)>,
     /// The networks that the cluster's objects name have changed since the last [`super::Inventory::take_changes`].
     pub(super) network_changed: bool,
+    /// The exports that are beyond a limit.
+    pub(super) admission: Admission,
 }
 
 /// Reverse maps: from an object to the objects that refer to it.
@@ -128,6 +134,8 @@ pub(super) struct Relations {
     pub(super) localities: BTreeMap<(Text, Text), usize>,
     /// The number of pods of each network that pods are labelled with.
     pub(super) pod_networks: HashMap<Text, usize>,
+    /// The number of endpoints in all slices.
+    pub(super) endpoints: usize,
     /// The number of Services with an IPv6 address.
     pub(super) ipv6_services: usize,
     /// The Services that are labelled as gateways of a network.
@@ -252,6 +260,7 @@ impl ClusterInventory {
             budget: Budget::new(now),
             exceeded: None,
             network_changed: true,
+            admission: Admission::default(),
         }
     }
 
@@ -331,6 +340,11 @@ impl ClusterInventory {
         let endpoints = self.slices_of(service).flat_map(|slice| &slice.endpoints);
         let ready = endpoints.filter(|endpoint| endpoint.ready && !endpoint.terminating);
         ready.map(|endpoint| endpoint.pod.as_ref().ok_or(endpoint.ip)).collect::<HashSet<_>>().len()
+    }
+
+    /// Returns the number of endpoints in all slices.
+    pub(super) fn endpoints(&self) -> usize {
+        self.relations.endpoints
     }
 
     /// Returns the slices of a service, in no order.
@@ -458,17 +472,25 @@ impl ClusterInventory {
         self.lists.deny(kind, why);
     }
 
-    /// Believes empty lists that nothing has contradicted for [`super::CONFIRM_EMPTY`] while the link was up.
-    pub fn confirm(&mut self, now: SystemTime) -> Affected {
+    /// Believes empty lists that are confirmed: nothing has contradicted them for [`super::CONFIRM_EMPTY`] while the link was
+    /// up, and of a remote cluster there is a second signal.
+    pub(super) fn confirm(&mut self, path: PathEvidence, now: SystemTime) -> Affected {
         let mut affected = Affected::default();
         let (Link::Connected, since) = self.link else { return affected };
+        let path = (!self.info.own).then_some(path);
         for kind in Kind::ALL {
-            if let Some(seen) = self.lists.confirm(kind, since, now) {
+            if let Some(seen) = self.lists.confirm(kind, since, path, now) {
                 let gone = self.keys(kind).into_iter().filter(|key| !seen.contains(key)).collect();
                 affected.merge(self.remove_all(kind, gone));
             }
         }
         affected
+    }
+
+    /// Returns whether the lists of a remote cluster are to be repeated now, to confirm an empty one.
+    pub(super) fn take_relist(&mut self, now: SystemTime) -> bool {
+        let (Link::Connected, since) = self.link else { return false };
+        !self.info.own && self.lists.take_relist(since, now)
     }
 
     /// Adds or changes an object. Of a remote cluster, objects beyond the limit of their kind are left out.

@@ -19,6 +19,8 @@ pub(super) struct KnownSecret {
     usable: Option<ServerCredential>,
     /// What is wrong with the present one.
     problem: Option<String>,
+    /// It was usable, and has been deleted.
+    deleted: bool,
 }
 
 /// Returns the names of the Secrets of a server.
@@ -59,6 +61,7 @@ impl Inventory {
         let known = self.credentials.entry((cluster.clone(), secret.clone())).or_default();
         let before = known.usable.clone();
         known.problem = None;
+        known.deleted = matches!(read, SecretRead::Missing) && (known.deleted || before.is_some());
         match read {
             SecretRead::Usable(new) if new.expired(now) && known.usable.as_ref().is_some_and(|of| !of.expired(now)) => {
                 known.problem = Some("its new certificate has expired".into());
@@ -171,6 +174,11 @@ impl<'a> SecretsOf<'a> {
         let lacks = |of: &ServerCredential| if has_key { of.certificate.is_none() } else { of.roots.is_empty() };
         match (&known.problem, &known.usable) {
             (Some(why), _) => Some((UNUSABLE, format!("{place} is not usable, and {instead}: {why}"))),
+            (None, None) if known.deleted => {
+                let text =
+                    "gateways keep its last content until they end, and refuse connections after that; create it";
+                Some(("IST0101", format!("{place} does not exist any longer: {text}")))
+            }
             (None, None) => Some(("IST0101", format!("{place} does not exist: {instead}; create it"))),
             (None, Some(of)) if lacks(of) => {
                 let what = if has_key { "certificate and key" } else { "ca.crt" };

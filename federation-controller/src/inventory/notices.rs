@@ -47,6 +47,7 @@ impl ObjectNotice {
             NoticedKind::WithoutEffect(_) => "NoEffect",
             NoticedKind::Annotated => "Ineffective",
             NoticedKind::Watched(Kind::Export) => "NotExported",
+            NoticedKind::Watched(Kind::FederationPolicy) => "Refused",
             NoticedKind::Watched(
                 Kind::Gateway
                 | Kind::VirtualService
@@ -218,9 +219,16 @@ impl Inventory {
 
     /// Exports without effect.
     fn notices_of_exports(&self, cluster: &ClusterInventory, to: &mut Notices) {
+        for (key, text) in self.refusal_lines(cluster) {
+            match cluster.exports().contains(key) {
+                true => to.object(Kind::Export, key, format!("ServiceExport {key} has no effect: {text}")),
+                false => to.push(text),
+            }
+        }
         for export in cluster.exports().values() {
             let key = &export.key();
             let reason = match cluster.services().get(key) {
+                _ if never_exported(key) => "no cluster exports services of kube-system, or default/kubernetes",
                 None => "the cluster has no such Service",
                 Some(service) if service.external => "the Service is of type ExternalName",
                 Some(service) if service.node_local => {
@@ -281,6 +289,11 @@ fn notices_of_denied(cluster: &ClusterInventory, to: &mut Notices) {
         "the controller is not permitted to read objects of kind {} there, so those that it has not read have no effect ({why}): {grant}",
         kinds.join(", ")
     ));
+}
+
+/// Returns whether a service is each cluster's own, whatever is exported.
+pub(crate) fn never_exported(service: &Key) -> bool {
+    &*service.namespace == "kube-system" || (&*service.namespace == "default" && &*service.name == "kubernetes")
 }
 
 /// Returns whether a service has endpoints, and no pod of them has a sidecar.

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use api::security::authorization_policy::Action;
 
+use super::federation::refusals::NO_EFFECT;
 use super::rules::split_host;
 use super::{ClusterInventory, Group, Inventory};
 use crate::objects::{EnvoyFilter, Key, Kind, Object, Record as _, Rule, RuleProblem, RuleSpec, Text, TrafficSplit};
@@ -39,7 +40,7 @@ pub struct RuleState {
 }
 
 /// The number of problems in the state of one object.
-const MAX_PROBLEMS: usize = 20;
+pub(crate) const MAX_PROBLEMS: usize = 20;
 
 /// The codes of problems for which a part of a rule fails or has no effect.
 const ERRORS: [&str; 3] = ["IST0101", "IST0109", "IST0161"];
@@ -99,6 +100,12 @@ impl Inventory {
             states.extend(own.request_authentications().values().map(|policy| state(policy, &mut notices)));
             states.extend(own.envoy_filters().values().map(|filter| state(filter, &mut notices)));
             states.extend(own.rate_limits().values().map(|limit| state(limit, &mut notices)));
+            for of in self.federation_notices() {
+                let error = *of.code == *NO_EFFECT;
+                let problem = RuleProblem { error, code: of.code, text: of.text.into() };
+                notices.entry((of.kind, of.object)).or_default().insert(problem);
+            }
+            states.extend(own.federation_policies().values().map(|policy| state(policy, &mut notices)));
             for of in own.local_rate_limit_notices() {
                 let problem = RuleProblem { error: true, code: of.code, text: of.text.into() };
                 notices.entry((of.kind, of.object)).or_default().insert(problem);
@@ -156,6 +163,8 @@ impl Inventory {
         let filters = own.into_iter().flat_map(|own| own.envoy_filters().values());
         let filters = filters.flat_map(|filter| refused(filter).into_iter().chain(partly(filter)));
         let limits = own.into_iter().flat_map(|own| own.rate_limits().values()).filter_map(refused);
+        let federation = own.into_iter().flat_map(|own| own.federation_policies().values()).filter_map(refused);
+        let federation = federation.chain(self.federation_notices());
         let of_linkerd = own.into_iter().flat_map(|own| {
             let policies = own.local_rate_limits().values().filter_map(refused);
             policies.chain(own.servers().values().filter_map(refused)).chain(own.local_rate_limit_notices())
@@ -164,6 +173,7 @@ impl Inventory {
             .chain(filters)
             .chain(of_linkerd)
             .chain(limits)
+            .chain(federation)
             .chain(policies)
             .chain(entries)
             .chain(workloads)

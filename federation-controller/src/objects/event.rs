@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use api::compatibility::KindWithoutEffect;
 use api::mesh::{ExternalAuthorization, GatewayTopology, PathNormalization, ProxySettings};
@@ -18,6 +18,9 @@ use tokio::sync::oneshot;
 use wire::name::Role;
 
 use super::{Key, KeySource, Kind, Object, SecretRead, Text};
+
+/// How long the knowledge of a remote cluster holds without proof of life, without `federation.lease` in the mesh settings.
+pub const LEASE: Duration = Duration::from_secs(300);
 
 /// A change.
 #[derive(Debug)]
@@ -205,6 +208,9 @@ pub struct Mesh {
     /// Whether every cluster exports every service, except `default/kubernetes` and the services of `kube-system` and of the
     /// components' own namespace.
     pub export_all: bool,
+    /// `federation.lease` in milliseconds; 0: not configured.
+    #[serde(default)]
+    pub lease_ms: u32,
     /// `defaultServiceExportTo`, of Services and ServiceEntries; empty: all namespaces.
     #[serde(default)]
     pub service_export_to: Vec<Text>,
@@ -234,6 +240,13 @@ pub struct Mesh {
     pub gateway_topology: GatewayTopology,
 }
 
+impl Mesh {
+    /// Returns how long the knowledge of a remote cluster holds without proof of life.
+    pub fn lease(&self) -> Duration {
+        if self.lease_ms == 0 { LEASE } else { Duration::from_millis(self.lease_ms.into()) }
+    }
+}
+
 impl Default for Mesh {
     /// Istio's defaults, without exports.
     fn default() -> Self {
@@ -247,6 +260,7 @@ impl Default for Mesh {
             protocol_detection_timeout_ms: 0,
             locality_load_balancing: true,
             export_all: false,
+            lease_ms: 0,
             service_export_to: Vec::new(),
             virtual_service_export_to: Vec::new(),
             destination_rule_export_to: Vec::new(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 
+use api::service_entry_export::target_clusters;
 use serde::{Deserialize, Serialize};
 
 use super::intern::Strings;
@@ -23,6 +24,10 @@ pub struct Export {
     /// What imports have beside the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exported: Option<Box<Exported>>,
+    /// The clusters that ServiceEntries of the service are kept in: annotation `federation.isthmus.dev/export-to`. One beyond
+    /// [`MAX_TARGETS`] is kept, so that it can be reported.
+    #[serde(default)]
+    pub to: Box<[Text]>,
 }
 
 /// `spec.exportedLabels` and `spec.exportedAnnotations`.
@@ -38,6 +43,9 @@ pub struct Exported {
 
 /// Maximum length of the annotations of one export. An API server admits 256 KiB for all annotations of an object.
 const MAX_ANNOTATIONS: usize = 32 << 10;
+
+/// The number of clusters that one export may name.
+pub const MAX_TARGETS: usize = 32;
 
 impl Record for Export {
     type Source = api::export::ServiceExport;
@@ -55,6 +63,7 @@ impl Record for Export {
             created: fields::created(&object.metadata),
             uid: foldhash::quality::FixedState::default().hash_one(uid),
             exported: Exported::of(object.spec).map(Box::new),
+            to: target_clusters(&object.metadata, MAX_TARGETS + 1).into_iter().map(Into::into).collect(),
         })
     }
 
@@ -69,12 +78,14 @@ impl Record for Export {
     fn size(&self) -> usize {
         let exported = self.exported.iter().flat_map(|of| of.labels.iter().chain(&of.annotations));
         let exported: usize = exported.map(|(key, value)| fields::size(key) + fields::size(value)).sum();
-        size_of::<Self>() + fields::size(&self.namespace) + fields::size(&self.name) + exported
+        let targets: usize = self.to.iter().map(|target| size_of::<Text>() + fields::size(target)).sum();
+        size_of::<Self>() + fields::size(&self.namespace) + fields::size(&self.name) + exported + targets
     }
 
     fn intern(&mut self, strings: &mut Strings) {
         strings.text(&mut self.namespace);
         strings.text(&mut self.name);
+        self.to.iter_mut().for_each(|target| strings.text(target));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Fields of objects, checked as Kubernetes checks them on admission, and the bounds on lists.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use api::names;
 use kube::core::ObjectMeta;
@@ -119,14 +119,21 @@ pub(super) fn is_key(key: &str) -> bool {
     let ends = edge(name.as_bytes().first()) && edge(name.as_bytes().last());
     prefix.is_none_or(is_subdomain) && ends && is_label_value(name)
 }
+/// The addresses at which clouds serve a host's metadata and credentials, besides the link-local 169.254.169.254: of AWS (IPv6),
+/// Alibaba and Oracle.
+const METADATA: [IpAddr; 3] = [
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+];
 
 /// Returns whether an address is neither the dialling host's own, nor link-local, nor of many hosts. The API refuses the
-/// same addresses.
+/// same addresses, but for those of metadata.
 pub(crate) fn is_reachable(ip: &IpAddr) -> bool {
     let ip = ip.to_canonical();
     let local = match ip {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
     };
-    !(local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
+    !(local || METADATA.contains(&ip) || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
 }

@@ -15,13 +15,16 @@ use crate::objects::event::{Cluster, Event, Link, Mesh};
 use crate::objects::*;
 use crate::publish::Store;
 
+mod federation;
 mod gateways;
 mod hostile;
+mod leases;
 mod machines;
 mod policies;
 mod rule_bounds;
 mod rules;
 mod scenes;
+mod service_entries_export;
 mod service_rules;
 mod sidecars;
 
@@ -91,6 +94,7 @@ impl World {
             if group.has_notices() {
                 self.inventory.set_rule_notices(&group, std::mem::take(&mut compiled.notices));
             }
+            self.inventory.set_refused_exports(&group, std::mem::take(&mut compiled.refused_exports));
             changed += self.store.replace(group, compiled);
         }
         changed
@@ -150,6 +154,10 @@ impl World {
 
     fn rule_notices(&self) -> BTreeSet<crate::inventory::RuleNotice> {
         self.inventory.rule_notices().cloned().collect()
+    }
+
+    fn refused_exports(&self) -> BTreeSet<crate::inventory::RefusedExport> {
+        self.inventory.refused_exports().cloned().collect()
     }
 
     /// Returns the version, keys and audience of each resource.
@@ -352,6 +360,17 @@ enum Step {
         name: u8,
         namespace: u8,
     },
+    /// A FederationPolicy of any cluster.
+    Federation {
+        cluster: u8,
+        name: u8,
+        namespace: u8,
+        variant: u8,
+    },
+    DeleteFederation {
+        name: u8,
+        namespace: u8,
+    },
     Aliases(bool),
     Keys {
         source: bool,
@@ -407,6 +426,9 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         2 => (cluster(), 0..4u8, name(), 0..3u8)
             .prop_map(|(cluster, kind, name, namespace)| Step::DeleteSecurity { cluster, kind, name, namespace }),
+        3 => (cluster(), name(), 0..3u8, 0..8u8)
+            .prop_map(|(cluster, name, namespace, variant)| Step::Federation { cluster, name, namespace, variant }),
+        2 => (name(), 0..3u8).prop_map(|(name, namespace)| Step::DeleteFederation { name, namespace }),
         1 => any::<bool>().prop_map(Step::Aliases),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(source, fetched)| Step::Keys { source, fetched }),
         4 => Just(Step::Compile),
@@ -560,6 +582,14 @@ fn run(world: &mut World, step: Step) {
             let (namespace, name) = (NAMESPACES[usize::from(namespace)], NAMES[usize::from(name)]);
             world.delete(of(cluster), kinds[usize::from(kind)], namespace, name);
         }
+        Step::Federation { cluster, name, namespace, variant } => {
+            let policy = federation::random(NAMES[usize::from(name)], NAMESPACES[usize::from(namespace)], variant);
+            world.put(of(cluster), Object::FederationPolicy(policy));
+        }
+        Step::DeleteFederation { name, namespace } => {
+            let (namespace, name) = (NAMESPACES[usize::from(namespace)], NAMES[usize::from(name)]);
+            world.delete("west", Kind::FederationPolicy, namespace, name);
+        }
         Step::Aliases(some) => {
             let trust_domain_aliases = if some { vec!["old.example".to_owned()] } else { Vec::new() };
             world.event(Event::Mesh(Mesh { trust_domain_aliases, ..world.inventory.mesh().clone() }));
@@ -595,6 +625,7 @@ proptest! {
         prop_assert!(differing.is_empty(), "{:#?}", bodies);
         prop_assert_eq!(world.all_facts(), expected.all_facts());
         prop_assert_eq!(world.rule_notices(), expected.rule_notices());
+        prop_assert_eq!(world.refused_exports(), expected.refused_exports());
         // A proxy receives at most one resource of a name.
         for (kind, name) in found.keys() {
             for cluster in CLUSTERS {

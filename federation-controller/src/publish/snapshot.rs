@@ -1,7 +1,7 @@
 //! The snapshot: the inventory on disk, so that a restart during an outage starts with it.
 //!
 //! One file for each cluster: a line about the cluster, then one line for each object, in JSON; one file with the
-//! mesh-wide settings, and one with the public keys of the issuers of tokens. Files are replaced whole. The objects of a cluster hold until its first lists replace them, and their
+//! mesh-wide settings, one with the public keys of the issuers of tokens, and one with the leases. Files are replaced whole. The objects of a cluster hold until its first lists replace them, and their
 //! age is the time when the cluster was last heard of before the restart.
 //!
 //! The pipeline encodes a file in memory ([`File::of_cluster`]) and writes it on a thread of its own ([`File::write`]), so
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::inventory::{ClusterInventory, Inventory};
+use crate::leases::Leases;
 use crate::objects::event::{Cluster, Mesh};
 use crate::objects::{Gateway, KeySource, Keys, Labels, Object, Text};
 
@@ -29,6 +30,9 @@ const MESH: &str = "mesh.json";
 
 /// The file of the keys of the issuers of tokens.
 const KEYS: &str = "keys.jsonl";
+
+/// The file of the leases of remote clusters.
+const LEASES: &str = "leases.json";
 
 /// The first line of a cluster's file.
 #[derive(Serialize, Deserialize)]
@@ -81,6 +85,13 @@ impl File {
         File { path: directory.join(KEYS), content }
     }
 
+    /// Encodes the leases.
+    pub fn of_leases(directory: &Path, leases: &Leases) -> File {
+        let mut content = Vec::new();
+        line(&mut content, &leases.save());
+        File { path: directory.join(LEASES), content }
+    }
+
     /// Writes the file beside the one of the last snapshot, and replaces that one when it is on disk.
     pub fn write(&self) -> Result<(), SnapshotError> {
         let beside = self.path.with_extension("new");
@@ -106,9 +117,16 @@ pub fn restore(inventory: &mut Inventory, directory: &Path) {
     for path in entries.flatten().map(|entry| entry.path()) {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         if name == MESH {
-            match read_mesh(&path) {
+            match read_json(&path) {
                 Ok(mesh) => inventory.restore_mesh(mesh),
                 Err(error) => warn!(path = %path.display(), %error, "mesh-wide settings of the snapshot are left out"),
+            }
+        } else if name == LEASES {
+            match read_json(&path) {
+                Ok(leases) => inventory.restore_leases(leases),
+                Err(error) => {
+                    warn!(path = %path.display(), %error, "leases of the snapshot are left out; they begin anew")
+                }
             }
         } else if name == KEYS {
             match read_lines(&path) {
@@ -137,7 +155,7 @@ fn path_of(directory: &Path, cluster: &str) -> PathBuf {
     directory.join(format!("cluster-{}.jsonl", cluster.replace('/', "_")))
 }
 
-fn read_mesh(path: &Path) -> io::Result<Mesh> {
+fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 

@@ -91,6 +91,7 @@ pub(super) fn socket(address: SocketAddr) -> Value {
 fn health(health: balance::Health) -> &'static str {
     match health {
         balance::Health::Ready => "HEALTHY",
+        balance::Health::Degraded => "DEGRADED",
         balance::Health::Unready => "UNHEALTHY",
         balance::Health::Draining => "DRAINING",
     }

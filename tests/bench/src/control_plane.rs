@@ -14,6 +14,7 @@ use crate::rig::Rig;
 mod changes;
 pub mod cluster;
 pub mod controller;
+mod federation;
 mod named;
 pub mod objects;
 pub mod pods;
@@ -55,11 +56,15 @@ enum ControlPlanePart {
     Routes,
     /// New policies.
     Policies,
+    /// Fifty clusters.
+    Federation,
 }
 
 /// The size of a mesh.
 #[derive(Clone, Copy, Debug)]
 pub struct MeshSize {
+    /// The number of clusters.
+    clusters: usize,
     /// The number of services, each in every cluster and exported there.
     services: usize,
     /// The number of a service's pods in one cluster.
@@ -80,8 +85,10 @@ pub struct MeshSize {
 impl MeshSize {
     fn of(rig: &Rig) -> Self {
         match rig.quick {
-            true => Self { services: 20, pods: 5, grown: 10, streams: 10, used: 5, seconds: 1, rest: 1 },
-            false => Self { services: 1000, pods: 5, grown: 50, streams: 200, used: 10, seconds: 10, rest: 25 },
+            true => Self { clusters: 2, services: 20, pods: 5, grown: 10, streams: 10, used: 5, seconds: 1, rest: 1 },
+            false => {
+                Self { clusters: 2, services: 1000, pods: 5, grown: 50, streams: 200, used: 10, seconds: 10, rest: 25 }
+            }
         }
     }
 
@@ -91,7 +98,7 @@ impl MeshSize {
     }
 
     fn endpoints(&self, pods: usize) -> usize {
-        self.services * pods * CLUSTERS.len()
+        self.services * pods * self.clusters
     }
 
     fn known(&self, pods: usize) -> ExpectedState {
@@ -113,12 +120,15 @@ pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
     if wanted(ControlPlanePart::Policies) {
         findings.extend(runtime.block_on(policies::measure(rig, size)).context("policies")?);
     }
+    if wanted(ControlPlanePart::Federation) {
+        findings.extend(runtime.block_on(federation::measure(options, rig)).context("federation")?);
+    }
     Ok(findings)
 }
 
 /// Measures a mesh of 200 services and 2,000 endpoints with 50 proxies, in less than a minute.
 pub fn run_small(rig: &Rig) -> Result<Vec<Finding>> {
-    let small = MeshSize { services: 200, pods: 5, grown: 5, streams: 50, used: 10, seconds: 8, rest: 8 };
+    let small = MeshSize { clusters: 2, services: 200, pods: 5, grown: 5, streams: 50, used: 10, seconds: 8, rest: 8 };
     let size = if rig.quick { MeshSize::of(rig) } else { small };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(measure(&Options { rate: 20, small: true, only: Vec::new() }, rig, size))
@@ -184,7 +194,7 @@ impl<'a> MeasuredMesh<'a> {
             let address = format!("127.0.0.1:{}", 6443 + number).parse()?;
             clusters.push(Cluster::start(rig, name, address).await?);
         }
-        let signers = Signers::new()?;
+        let signers = Signers::new(size.clusters)?;
         for (number, cluster) in clusters.iter().enumerate() {
             for object in objects::base(number).into_iter().chain([objects::gateway(number)]) {
                 cluster.client().create(object).await?;

@@ -39,6 +39,8 @@ pub struct Options {
 enum MemoryPart {
     /// Sidecars in meshes of different sizes.
     Services,
+    /// A sidecar that uses none of many ServiceEntries.
+    Entries,
     /// Idle connections.
     Idle,
     /// A burst of load.
@@ -52,6 +54,8 @@ struct MemorySize {
     services: &'static [usize],
     /// The number of services that a sidecar uses.
     used: usize,
+    /// The number of ServiceEntries.
+    entries: usize,
     /// The number of idle connections.
     idle: usize,
     /// The number of connections of a burst.
@@ -66,10 +70,10 @@ impl MemorySize {
     fn of(rig: &Rig) -> Self {
         if rig.quick {
             let short = Duration::from_millis(300);
-            return Self { services: &[20], used: 3, idle: 50, burst: 8, bursting: short, rest: short };
+            return Self { services: &[20], used: 3, entries: 20, idle: 50, burst: 8, bursting: short, rest: short };
         }
         let (bursting, rest) = (Duration::from_secs(5), Duration::from_secs(16));
-        Self { services: &[100, 1_000, 10_000], used: 10, idle: 10_000, burst: 256, bursting, rest }
+        Self { services: &[100, 1_000, 10_000], used: 10, entries: 10_000, idle: 10_000, burst: 256, bursting, rest }
     }
 }
 
@@ -99,6 +103,9 @@ pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
     }
     if wanted(MemoryPart::Services) {
         services::measure(&mut recorder, rig, size).context("meshes of different sizes")?;
+    }
+    if wanted(MemoryPart::Entries) {
+        services::measure_entries(&mut recorder, rig, size).context("ServiceEntries that are not used")?;
     }
     Ok(recorder.0.findings())
 }

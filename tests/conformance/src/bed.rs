@@ -77,8 +77,13 @@ impl Bed {
         Ok(bed)
     }
 
-    /// Starts the lab, without pods.
+    /// Starts the lab of most beds, without pods.
     pub(crate) async fn start(isthmus: &Path, mesh: &Mesh) -> Result<Self> {
+        Self::of(isthmus, mesh, include_str!("topology.yaml")).await
+    }
+
+    /// Starts a lab of a topology. What is applied is applied to its cluster west.
+    pub(crate) async fn of(isthmus: &Path, mesh: &Mesh, topology: &str) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("isthmus-conformance-").tempdir()?;
         open_to_all(directory.path())?;
         let path = |name: &str| directory.path().join(name);
@@ -86,7 +91,7 @@ impl Bed {
         std::fs::copy(isthmus, path("isthmus"))
             .with_context(|| format!("{}: build it, or give --isthmus PATH", isthmus.display()))?;
         std::fs::copy(own_program(isthmus)?, path("isthmus-conformance"))?;
-        std::fs::write(path("conformance.yaml"), include_str!("topology.yaml"))?;
+        std::fs::write(path("conformance.yaml"), topology)?;
         certificates::write(directory.path())?;
         for entry in std::fs::read_dir(directory.path())? {
             open_to_all(&entry?.path())?;
@@ -127,6 +132,18 @@ impl Bed {
     /// Runs `isthmus ARGUMENTS`, and returns whether it succeeds, and its output.
     pub(crate) async fn isthmus(&self, arguments: &[&str]) -> Result<(bool, String)> {
         self.launcher.run(arguments).await
+    }
+
+    /// A client of the API server of west.
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Writes a file of [`Bed::directory`], which pods can read.
+    pub(crate) fn write(&self, name: &str, content: &str) -> Result<()> {
+        let path = self.directory.path().join(name);
+        std::fs::write(&path, content)?;
+        open_to_all(&path)
     }
 
     /// The directory that pods see as well.

@@ -32,7 +32,11 @@ fn of_request(request: &CaseRequest, recorded: &Outcome, got: &Outcome) -> Vec<S
     };
     let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
     differ("refused", recorded.refused.to_string(), got.refused.to_string());
-    differ("status", format!("{:?}", recorded.status.unwrap_or(0)), format!("{:?}", got.status.unwrap_or(0)));
+    let [was, is] = [recorded, got].map(|of| of.status.unwrap_or(0));
+    if was != is {
+        let why = got.error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
+        differ("status", was.to_string(), format!("{is}{why}"));
+    }
     differ("gRPC status", text(&recorded.grpc), text(&got.grpc));
     differ("version", text(&recorded.version), text(&got.version));
     differ("response headers", format!("{:?}", recorded.headers), format!("{:?}", got.headers));

@@ -4,7 +4,7 @@
 //! servers ([`server`]) and clients ([`client`]) in pods, and applies all configurations; the clients' pods have
 //! sidecars of Isthmus, or Envoys under Istio's control plane ([`istio`]). [`run`] sends the requests, and [`ledger`]
 //! knows what arrived where. [`secrets`] gives those Envoys certificates. [`policies`] has the bed of policies, whose
-//! servers have sidecars as well, and [`cells`] those of Gateways and Sidecars. [`waves`] distributes cases over
+//! servers have sidecars as well, and [`cells`] those of Gateways and Sidecars. [`export`] has exported services used by Istio. [`waves`] distributes cases over
 //! namespaces. What Istio does is recorded ([`outcome`]) in `recorded/`; [`compare`] finds the differences, and
 //! [`report`] prints them.
 
@@ -16,6 +16,7 @@ pub mod certificates;
 pub mod client;
 pub mod compare;
 pub mod drive;
+pub mod export;
 pub mod istio;
 pub mod ledger;
 pub mod outcome;

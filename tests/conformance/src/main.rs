@@ -10,7 +10,7 @@ use isthmus_conformance::case::{Case, Kind};
 use isthmus_conformance::istio::Programs;
 use isthmus_conformance::policies::authorizer;
 use isthmus_conformance::report::AGREEMENT;
-use isthmus_conformance::{drive, server};
+use isthmus_conformance::{drive, export, server};
 
 /// Compares routing, policies and edges in a lab with outcomes recorded from Istio
 #[derive(Debug, Parser)]
@@ -36,6 +36,14 @@ enum Command {
         /// Write the table to this page
         #[arg(long, value_name = "FILE")]
         write: Option<PathBuf>,
+    },
+    /// Have istiod and an Envoy use a service that `isthmus export` gives them
+    Export {
+        /// Path of the `isthmus` program
+        #[arg(long, env = "ISTHMUS_BINARY", default_value = "target/debug/isthmus")]
+        isthmus: PathBuf,
+        #[command(flatten)]
+        programs: Programs,
     },
     /// List the cases
     List {
@@ -105,6 +113,7 @@ fn main() -> ExitCode {
                 drive::record(&isthmus, &programs, &chosen.read()?, &chosen.recorded(), chosen.keep).await?;
             }
             Command::Compare { chosen, write } => return compare(&chosen, write.as_deref()).await,
+            Command::Export { isthmus, programs } => export::run(&std::path::absolute(isthmus)?, &programs).await?,
             Command::List { chosen } => {
                 for kind in chosen.read()? {
                     println!("{}: {}", kind.name, kind.about.trim());

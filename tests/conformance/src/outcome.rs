@@ -39,6 +39,9 @@ pub struct Outcome {
     /// The status; 0 if there was no response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// Why there was no response; not recorded, since proxies and kernels differ in it.
+    #[serde(skip)]
+    pub error: Option<String>,
     /// The gRPC status.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc: Option<String>,

@@ -202,6 +202,7 @@ pub(crate) fn summed_up(
     arrivals.sort();
     Outcome {
         status: Some(reply.status),
+        error: reply.error.clone(),
         grpc: reply.headers.get("grpc-status").cloned(),
         version: version(reply),
         headers: observed(&observe.response_headers, &reply.headers),

@@ -93,6 +93,9 @@ impl DataSource {
 /// The file with the system's authorities, as Istio's agent finds it.
 const SYSTEM: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
+/// The file with the roots of the mesh.
+pub(crate) const ROOTS: &str = "ca.pem";
+
 impl Secret {
     /// Returns the secret of a name.
     fn of(name: &str, directory: &Path, identity: &str) -> Self {
@@ -111,7 +114,7 @@ impl Secret {
             secret.certificate =
                 pair(&directory.join(format!("{identity}.pem")), &directory.join(format!("{identity}.key")));
         } else {
-            secret.validation = roots(&directory.join("ca.pem"));
+            secret.validation = roots(&directory.join(ROOTS));
         }
         secret
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::yaml::{Lines, Located};
 
@@ -107,7 +107,8 @@ impl Object {
 }
 
 fn of_file(located: Located, path: &Arc<str>, namespace: &str) -> Result<Object, (u64, String)> {
-    let Located { value, lines } = located;
+    let Located { mut value, lines } = located;
+    name_operator(&mut value);
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
     let fields = [("apiVersion", "/apiVersion"), ("kind", "/kind"), ("metadata.name", "/metadata/name")];
     if let Some((field, _)) = fields.into_iter().find(|(_, pointer)| text(pointer).is_none()) {
@@ -122,6 +123,18 @@ fn of_file(located: Located, path: &Arc<str>, namespace: &str) -> Result<Object,
         (None, _) => namespace,
     };
     Ok(Object { namespace: namespace.to_owned(), origin: Origin::File { path: Arc::clone(path), lines }, value })
+}
+
+/// Names an IstioOperator without a name, as `istioctl install -f` does.
+fn name_operator(value: &mut Value) {
+    if value["kind"] != "IstioOperator" {
+        return;
+    }
+    match value.get_mut("metadata") {
+        Some(Value::Object(metadata)) => drop(metadata.entry("name").or_insert_with(|| "installed-state".into())),
+        Some(_) => {}
+        None => value["metadata"] = json!({"name": "installed-state", "namespace": "istio-system"}),
+    }
 }
 
 /// Returns a map of texts, such as labels.

@@ -28,6 +28,7 @@ fn every_object_of_a_mesh_has_a_verdict() {
         (object(istio, "ProxyConfig", "spec: {concurrency: 2}"), Verdict::Works, ""),
         (object(istio, "ProxyConfig", "spec: {image: {imageType: debug}}"), Verdict::Differs, "one form"),
         (object("install.istio.io", "IstioOperator", "spec: {profile: demo, meshConfig: {accessLogFile: /dev/stdout}}"), Verdict::Differs, "spec.profile has no effect"),
+        ("apiVersion: install.istio.io/v1alpha1\nkind: IstioOperator\nspec: {profile: demo}".into(), Verdict::Differs, "spec.profile has no effect"),
         ("apiVersion: v1\nkind: Service\nmetadata: {name: a, annotations: {networking.istio.io/exportTo: .}}".into(), Verdict::Works, ""),
         (object(istio, "Gateway", "spec: {servers: [{port: {number: 80, protocol: HTTP, name: http}, hosts: [a]}]}"), Verdict::Works, ""),
         (object("policy.linkerd.io", "ServerAuthorization", "spec: {}"), Verdict::CannotWork, "principals"),

@@ -27,20 +27,31 @@ const MIN_DURATION: Duration = Duration::from_millis(1);
 /// The durations that a setting may have.
 #[derive(Clone, Copy)]
 pub(super) struct DurationRange {
+    least: Duration,
     zero: bool,
     expected: &'static str,
 }
 
-pub(super) const AT_LEAST_1MS: DurationRange =
-    DurationRange { zero: false, expected: "a duration from 1ms to 24h, such as \"10s\" or \"250ms\"" };
+pub(super) const AT_LEAST_1MS: DurationRange = DurationRange {
+    least: MIN_DURATION,
+    zero: false,
+    expected: "a duration from 1ms to 24h, such as \"10s\" or \"250ms\"",
+};
+/// Of leases: proxies report their paths to other clusters some times in it.
+pub(super) const AT_LEAST_10S: DurationRange = DurationRange {
+    least: Duration::from_secs(10),
+    zero: false,
+    expected: "a duration from 10s to 24h, such as \"5m\"",
+};
 pub(super) const ZERO_OR_AT_LEAST_1MS: DurationRange = DurationRange {
+    least: MIN_DURATION,
     zero: true,
     expected: "0s (no limit), or a duration from 1ms to 24h, such as \"10s\" or \"250ms\"",
 };
 
 impl DurationRange {
     fn contains(self, duration: Duration) -> bool {
-        (MIN_DURATION..=MAX_DURATION).contains(&duration) || (self.zero && duration.is_zero())
+        (self.least..=MAX_DURATION).contains(&duration) || (self.zero && duration.is_zero())
     }
 }
 

@@ -36,7 +36,7 @@ localityLbSetting: {enabled: false}
 trustDomain: example.org
 defaultConfig: {meshId: mesh1}
 enableAutoMtls: true
-federation: {exportAll: true}
+federation: {exportAll: true, lease: 20s}
 pathNormalization: {normalization: DECODE_AND_MERGE_SLASHES}
 trustDomainAliases: [old.example]
 "#;
@@ -55,6 +55,7 @@ trustDomainAliases: [old.example]
         protocol_detection_timeout: Duration::from_millis(100),
         locality_load_balancing: false,
         export_all: true,
+        lease: Some(Duration::from_secs(20)),
         ..MeshConfig::default()
     };
     assert_eq!(config, expected);

@@ -58,7 +58,11 @@ pub(crate) async fn apply_update(call: &ApiCall, change: &Update) -> Result<(Sta
             if let Update::Patch(ResourcePatch::Apply(config)) = change
                 && call.route.subresource.is_empty()
             {
-                return create_by_apply(call, config).await.map(|object| (StatusCode::CREATED, object));
+                match create_by_apply(call, config).await {
+                    // Another writer has created it meanwhile: the configuration is applied to that object.
+                    Err(status) if status.reason == "AlreadyExists" && attempt < ATTEMPTS => continue,
+                    created => return created.map(|object| (StatusCode::CREATED, object)),
+                }
             }
             return Err(Status::not_found(&served.kind, name));
         };

@@ -102,6 +102,27 @@ async fn managers_share_an_object_by_server_side_apply() {
     assert_eq!(forced.spec.expect("has one").replicas, Some(1));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn managers_that_apply_a_new_object_at_the_same_time_share_it() {
+    let cluster = Cluster::start().await;
+    let mut applied = tokio::task::JoinSet::new();
+    for (name, manager) in (0..32).flat_map(|name| (0..8).map(move |manager| (name, manager))) {
+        let api = cluster.config_maps();
+        applied.spawn(async move {
+            let (name, manager) = (format!("shared-{name}"), format!("manager-{manager}"));
+            let data = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {(&*manager): "here"}});
+            api.patch(&name, &PatchParams::apply(&manager), &Patch::Apply(data)).await.expect("applies");
+        });
+    }
+    while let Some(applied) = applied.join_next().await {
+        applied.expect("does not panic");
+    }
+    for name in 0..32 {
+        let map = cluster.config_maps().get(&format!("shared-{name}")).await.expect("exists");
+        assert_eq!(map.data.map(|data| data.len()), Some(8), "shared-{name}");
+    }
+}
+
 #[tokio::test]
 async fn invalid_requests_have_a_status() {
     let cluster = Cluster::start().await;

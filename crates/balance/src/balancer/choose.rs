@@ -118,11 +118,17 @@ impl<T: Clone> Balancer<T> {
         HashTable::build(self.settings.algorithm, pool.available.iter().map(member).collect())
     }
 
-    /// Picks a ready endpoint although every endpoint is ejected: those not attempted before first, then the nearest
-    /// tier. A configured outlier detection decides that itself.
+    /// Picks a ready endpoint although every endpoint is ejected.
     pub(super) fn any_ready(&self, previous: &[Arc<str>], random: u64) -> Option<usize> {
+        let equals = self.last_resort(previous);
+        equals.get(SplitMix64(random).below(equals.len() as u64) as usize).copied()
+    }
+
+    /// Returns the ready endpoints that are used although every endpoint is ejected: those not attempted before first, then
+    /// those of the nearest tier. A configured outlier detection decides that itself.
+    pub(super) fn last_resort(&self, previous: &[Arc<str>]) -> Vec<usize> {
         if matches!(self.settings.detection, Detection::Configured(_)) {
-            return None;
+            return Vec::new();
         }
         let ready = |index: &usize| self.rows[*index].is_ready() && self.includes(&self.rows[*index]);
         let candidates: Vec<usize> = (0..self.rows.len()).filter(ready).collect();
@@ -130,9 +136,8 @@ impl<T: Clone> Balancer<T> {
             let row = &self.rows[row];
             (previous.contains(&row.endpoint.id), !self.weights.is_empty() && row.entry.is_none(), row.tier)
         };
-        let best = candidates.iter().map(|row| rank(*row)).min()?;
-        let equals: Vec<usize> = candidates.into_iter().filter(|row| rank(*row) == best).collect();
-        Some(equals[SplitMix64(random).below(equals.len() as u64) as usize])
+        let Some(best) = candidates.iter().map(|row| rank(*row)).min() else { return Vec::new() };
+        candidates.into_iter().filter(|row| rank(*row) == best).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Balancer, Health, Pool, Row};
+use super::{Balancer, DEGRADED, Health, Pool, Row};
 use crate::{Detection, EndpointState, TierHealth, Warmup, loads};
 
 impl<T: Clone> Balancer<T> {
@@ -49,7 +49,7 @@ impl<T: Clone> Balancer<T> {
     /// Makes a pool for each tier, with its share by Envoy's priority arithmetic.
     fn make_tiers(&mut self) {
         self.pools = self.pools_of(self.ranks.len(), |row| Some(row.tier));
-        let health: Vec<TierHealth> = self.pools.iter().map(|pool| pool.health).collect();
+        let health = self.health_of(&self.pools);
         let is_panic = self.panic_test();
         let capacity = health.iter().map(|tier| tier.capacity()).sum::<u32>();
         if capacity < 100 && self.pools.iter().any(|pool| pool.ready > 0 && is_panic(pool.in_use, pool.ready)) {
@@ -61,7 +61,11 @@ impl<T: Clone> Balancer<T> {
             }
             if total {
                 // By the number of endpoints, whatever their health is.
-                self.pools.iter_mut().for_each(|pool| pool.share = pool.ready);
+                let regular = self.regular();
+                let others = self.pools[..regular].iter().any(|pool| pool.ready > 0);
+                for (tier, pool) in self.pools.iter_mut().enumerate() {
+                    pool.share = if others && tier >= regular { 0 } else { pool.ready };
+                }
                 return;
             }
         }
@@ -97,7 +101,7 @@ impl<T: Clone> Balancer<T> {
         } else {
             Vec::new()
         };
-        let shares = loads(&others.iter().map(|pool| pool.health).collect::<Vec<_>>());
+        let shares = loads(&self.health_of(&others));
         let (carried, covered): (Vec<u64>, _) =
             ((0..entries).map(carried).collect(), shares.iter().any(|share| *share > 0));
         let nothing = !covered && carried.iter().all(|carried| *carried == 0);
@@ -112,6 +116,21 @@ impl<T: Clone> Balancer<T> {
             pool.share = left * u64::from(share);
             self.pools.push(pool);
         }
+    }
+
+    /// Returns the number of tiers before those of the endpoints that are the last resort.
+    fn regular(&self) -> usize {
+        self.ranks.partition_point(|rank| *rank < DEGRADED)
+    }
+
+    /// Returns the health of tiers. Endpoints that are the last resort carry nothing while others are in use.
+    fn health_of(&self, tiers: &[Pool]) -> Vec<TierHealth> {
+        let regular = self.regular().min(tiers.len());
+        let spared = tiers[..regular].iter().any(|tier| tier.health.available > 0);
+        let health = |(tier, pool): (usize, &Pool)| {
+            if spared && tier >= regular { TierHealth::default() } else { pool.health }
+        };
+        tiers.iter().enumerate().map(health).collect()
     }
 
     /// Returns pools of the endpoints in use. `of` returns the pool of a row.

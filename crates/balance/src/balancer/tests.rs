@@ -85,6 +85,35 @@ fn traffic_fails_over_to_the_next_tier_and_returns() {
 }
 
 #[test]
+fn a_degraded_endpoint_is_used_only_while_no_other_is() {
+    let start = Instant::now();
+    let mut endpoints = reviews();
+    endpoints[0].health = Health::Degraded;
+    // An unready endpoint lacks in its tier, for which the last resort does not make up.
+    endpoints.push(endpoint("west-b-2", WEST_B, 1, Health::Unready));
+    let mut balancer = balancer(endpoints.clone());
+    let used = |balancer: &mut Balancer<()>, now| {
+        let mut used: Vec<String> = shares(balancer, now, &[]).into_keys().collect();
+        used.sort();
+        used
+    };
+    assert_eq!(used(&mut balancer, start), ["east", "west-b"]);
+    eject(&mut balancer, "west-b", start);
+    assert_eq!(used(&mut balancer, start), ["east"]);
+    eject(&mut balancer, "east", start);
+    assert_eq!(used(&mut balancer, start), ["west-a"]);
+    // Another attempt of a request goes to the last resort before it goes to the same endpoint again.
+    let tried: Vec<Arc<str>> = vec!["west-b".into(), "east".into()];
+    let mut all_in_use = super::tests::balancer(endpoints.clone());
+    assert_eq!(shares(&mut all_in_use, start, &tried).into_keys().collect::<Vec<_>>(), ["west-a"]);
+    // It is nearest again, and its ejection is forgotten.
+    eject(&mut balancer, "west-a", start);
+    endpoints[0].health = Health::Ready;
+    balancer.update(endpoints);
+    assert_eq!(used(&mut balancer, start), ["west-a"]);
+}
+
+#[test]
 fn a_probation_request_without_an_outcome_is_repeated() {
     let start = Instant::now();
     let mut balancer = balancer(reviews());

@@ -74,8 +74,8 @@ pub(crate) async fn find<'a>(
     })
 }
 
-/// Returns whether a pod is meant.
-fn is(pod: &Pod, name: &str) -> bool {
+/// Returns whether a pod is meant: by its name, or as `deployment/NAME`.
+pub(crate) fn is(pod: &Pod, name: &str) -> bool {
     let own = pod.metadata.name.as_deref().unwrap_or_default();
     let Some((kind, owner)) = name.split_once('/') else { return own == name };
     match kind {

@@ -60,6 +60,7 @@ pub(crate) const KINDS: &[ReadKind] = &[
     ReadKind::of("apps", "v1", "DaemonSet", "daemonsets"),
     ReadKind::of(networking::GROUP, "v1alpha3", "EnvoyFilter", "envoyfilters"),
     ReadKind::of(api::rate_limit::GROUP, "v1alpha1", "RateLimit", "ratelimits"),
+    ReadKind::of(api::federation::GROUP, "v1alpha1", api::federation::KIND, "federationpolicies"),
     ReadKind::of("security.istio.io", "v1", "AuthorizationPolicy", "authorizationpolicies"),
     ReadKind::of("security.istio.io", "v1", "PeerAuthentication", "peerauthentications"),
     ReadKind::of("security.istio.io", "v1", "RequestAuthentication", "requestauthentications"),

@@ -7,6 +7,7 @@ use federation_controller::debug::{ClusterRow, ProxyRow, TrustRow};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::lease::LeaseDocument;
 use super::{MeshStatus, refusals};
 
 /// Returns the document: the reports of all primaries, and the primaries that did not answer.
@@ -44,6 +45,7 @@ struct ClusterDocument<'a> {
     endpoints: Option<usize>,
     pods: Option<usize>,
     trust: Option<TrustDocument<'a>>,
+    lease: Option<LeaseDocument<'a>>,
 }
 
 #[derive(Serialize)]
@@ -94,6 +96,7 @@ impl<'a> ClusterDocument<'a> {
                 own_intermediate: *own_intermediate,
                 expires_in_seconds: *expires_in_s,
             }),
+            lease: row.lease.as_ref().map(LeaseDocument::of),
         }
     }
 }
@@ -158,7 +161,7 @@ mod tests {
             "why": "refused", "link_age_ms": 1500, "contact_age_ms": null, "heard_age_ms": null, "synced": false,
             "unconfirmed": [], "services": 0, "exported": 0, "endpoints": 0, "pods": 0, "trust": null
         }));
-        let page = ClustersPage { clusters: vec![never.unwrap()], problems: vec!["p".into()] };
+        let page = ClustersPage { version: String::new(), clusters: vec![never.unwrap()], problems: vec!["p".into()] };
         let view = MeshStatus { primary: "west".into(), option: String::new(), page, proxies: Vec::new() };
         let document = of(&[view], &[("north".into(), "no answer".into())]);
         let [west, north] = document["primaries"].as_array().unwrap().as_slice() else { panic!("{document}") };

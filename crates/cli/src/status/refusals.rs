@@ -19,7 +19,7 @@ pub(super) struct RefusalTotal {
     cluster: String,
     /// The namespace of the workloads.
     namespace: String,
-    /// The reason: `policy`, `no policy`, `mutual TLS` or `token`.
+    /// The reason: `policy`, `no policy`, `mutual TLS`, `token` or `federation policy`.
     by: String,
     /// The AuthorizationPolicy, as `<namespace>/<name>`, if that is the reason.
     policy: Option<String>,
@@ -68,6 +68,7 @@ pub(super) fn text(proxies: &[ProxyRow], wide: bool) -> String {
             ("no policy", None) => format!("no ALLOW policy matches, in {namespace}"),
             ("mutual TLS", None) => format!("plaintext at STRICT ports, in {namespace}"),
             ("token", None) => format!("invalid token, in {namespace}"),
+            ("federation policy", None) => format!("federation policy: callers of other clusters, in {namespace}"),
             (other, None) => format!("{other}, in {namespace}"),
         };
         vec![policy, cluster.clone(), count.to_string(), age_of(Duration::from_secs_f64(*last_seconds))]

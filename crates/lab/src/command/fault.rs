@@ -14,7 +14,7 @@ use super::print::OutputFormat;
 use super::selection::{LabSelection, api_server, client, option_of, patience};
 use super::target::ContainerTarget;
 use crate::console::{Waiting, print};
-use crate::orchestration::control::{self, ControlError, ControlReply, ControlRequest};
+use crate::orchestration::control::{self, ControlError, ControlReply, ControlRequest, CutPath};
 use crate::orchestration::progress::columns;
 use crate::orchestration::state::{LabDirectory, LabRecord};
 
@@ -40,6 +40,10 @@ pub enum FaultCommand {
     ReleaseApi(ApiFault),
     /// Kill every process of a workload's pods with SIGKILL
     KillWorkload(WorkloadFault),
+    /// Drop the packets of a cluster's connections to another cluster's API server and gateway; the other direction stays
+    Cut(CutFault),
+    /// Let the connections pass again
+    Heal(CutFault),
 }
 
 /// Options of faults of a zone.
@@ -72,6 +76,20 @@ pub struct WorkloadFault {
     which: LabSelection,
 }
 
+/// Options of cuts between clusters.
+#[derive(Debug, Args)]
+pub struct CutFault {
+    /// Name of the cluster that the connections come from
+    from: String,
+    /// Name of the cluster that they go to
+    to: String,
+    /// Only those to its API server, or only those to its gateway
+    #[arg(long, value_name = "PATH")]
+    only: Option<CutPath>,
+    #[command(flatten)]
+    which: LabSelection,
+}
+
 impl FaultCommand {
     pub(super) async fn run(self) -> Result<ExitCode, CommandError> {
         match self {
@@ -82,6 +100,8 @@ impl FaultCommand {
             Self::HoldApi(of) => of.hold(),
             Self::ReleaseApi(of) => of.release().await,
             Self::KillWorkload(of) => of.kill().await,
+            Self::Cut(of) => of.cut(),
+            Self::Heal(of) => of.heal(),
         }
     }
 }
@@ -181,6 +201,46 @@ impl ApiFault {
             }
         };
         Ok(patience(&self.cluster).answer(&api_server(&self.cluster), answers).await?)
+    }
+}
+
+impl CutFault {
+    fn cut(self) -> Result<ExitCode, CommandError> {
+        let record = self.send(true)?;
+        let (Self { from, to, .. }, what) = (&self, self.described());
+        let only = match self.only {
+            Some(CutPath::Api) => " --only api",
+            Some(CutPath::Data) => " --only data",
+            None => "",
+        };
+        report(
+            &format!("packets of {from}'s connections to {what} of {to} are dropped"),
+            &format!("heal it: isthmus lab fault heal {from} {to}{only}"),
+            &record,
+        )
+    }
+
+    fn heal(self) -> Result<ExitCode, CommandError> {
+        self.send(false)?;
+        print(&format!("{}'s connections to {} of {} pass again\n", self.from, self.described(), self.to))?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn described(&self) -> &'static str {
+        match self.only {
+            Some(CutPath::Api) => "the API server",
+            Some(CutPath::Data) => "the gateway",
+            None => "the API server and the gateway",
+        }
+    }
+
+    fn send(&self, cut: bool) -> Result<LabRecord, CommandError> {
+        let record = self.which.choose()?;
+        record.cluster(&self.from)?;
+        record.cluster(&self.to)?;
+        let (from, to, only) = (self.from.clone(), self.to.clone(), self.only);
+        send(&record, &ControlRequest::Cut { from, to, only, cut })?;
+        Ok(record)
     }
 }
 

@@ -51,6 +51,17 @@ pub enum ControlRequest {
         /// Name of the node.
         node: String,
     },
+    /// Drops the packets of a cluster's connections to another cluster (`cut`), or lets them pass again.
+    Cut {
+        /// Name of the cluster that the connections come from.
+        from: String,
+        /// Name of the cluster that they go to.
+        to: String,
+        /// Which of them; `None` for all.
+        only: Option<CutPath>,
+        /// Whether to drop them.
+        cut: bool,
+    },
     /// Begins a TLS handshake with a gateway from the bridge between clusters.
     Reach {
         /// Address of the gateway.
@@ -67,6 +78,16 @@ pub enum ControlRequest {
         /// Absolute path of a file to write the frames to, in the pcap format.
         write: Option<PathBuf>,
     },
+}
+
+/// The connections from one cluster to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum CutPath {
+    /// To its API server
+    Api,
+    /// To its east-west gateway
+    Data,
 }
 
 /// A reply of a running lab.

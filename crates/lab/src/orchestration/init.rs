@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cluster::SAVED_OBJECTS;
 use super::control::{self, CaptureSummary, ControlReply, ControlRequest, FrameFile};
+use super::cuts::Cuts;
 use super::host_listener::HostListener;
 use super::state::LabDirectory;
 use super::{handover, handshake, issuers, networks, outside};
@@ -149,6 +150,8 @@ struct LabInit {
     listeners: Vec<HostListener>,
     processes: Mutex<BTreeMap<i32, ClusterProcess>>,
     changed: Condvar,
+    /// The connections between clusters that are cut.
+    cuts: Mutex<Cuts>,
 }
 
 struct ClusterProcess {
@@ -219,6 +222,7 @@ fn make(launcher: &mut UnixStream) -> Result<LabInit, Box<dyn std::error::Error>
         listeners: listeners.into_iter().map(HostListener::new).collect(),
         processes: Mutex::default(),
         changed: Condvar::new(),
+        cuts: Mutex::default(),
     };
     for (index, listener) in lab.listeners.iter().enumerate() {
         lab.start(index, ProcessKind::Api, Some(listener.handle()?))?;
@@ -359,6 +363,10 @@ impl LabInit {
             }
             ControlRequest::KillNode { cluster, node } => self.node_fault(cluster, node, true),
             ControlRequest::ReviveNode { cluster, node } => self.node_fault(cluster, node, false),
+            ControlRequest::Cut { from, to, only, cut } => {
+                let mut cuts = self.cuts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                cuts.change(&self.topology, &self.networks, (from.as_str(), to.as_str(), *only), *cut)
+            }
             ControlRequest::Reach { gateway, server_name } => {
                 handshake::probe(*gateway, server_name).map_err(|error| client_error::system(&error))
             }

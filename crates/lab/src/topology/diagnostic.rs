@@ -127,7 +127,8 @@ pub(super) fn with_nearest<'a>(known: &str, wanted: &str, names: impl Iterator<I
 }
 
 /// Returns the name with the smallest edit distance, if the distance is at most a third of the length.
-pub(crate) fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let bound = (wanted.chars().count() / 3).max(1);
     names.map(|name| (distance(wanted, name), name)).filter(|(d, _)| *d <= bound).min().map(|(_, name)| name)
 }

@@ -79,6 +79,7 @@ fn the_repositorys_topologies_are_valid() {
         ("ipv6.yaml", 2, 2),
         ("canary.yaml", 2, 1),
         ("edges.yaml", 2, 1),
+        ("federation.yaml", 4, 1),
     ] {
         let topology = Topology::load(&shipped(name)).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(topology.clusters.len(), clusters, "{name}");

@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use net::firewall::{
-    Capture, PeerLoss, Protocol, Services, VirtualServer, apply_services, install_capture, lose_packets, remove_capture,
+    Capture, Cut, PeerLoss, Protocol, Services, VirtualServer, apply_services, cut_connections, install_capture,
+    lose_packets, remove_capture,
 };
 use net::namespace::NetNamespace;
 use net::{PROXY_MARK, PROXY_UID};
@@ -24,6 +25,10 @@ pub(super) const TESTS: &[harness::Test] = &[
         queries_of_pod_and_sidecar_have_separate_conntrack_zones,
     ),
     ("firewall::a_bad_link_loses_packets_of_both_directions", a_bad_link_loses_packets_of_both_directions),
+    (
+        "firewall::a_cut_stops_connections_to_a_port_in_one_direction",
+        a_cut_stops_connections_to_a_port_in_one_direction,
+    ),
     ("firewall::services_spread_over_backends", services_spread_over_backends),
     ("firewall::services_without_backends_refuse", services_without_backends_refuse),
     ("firewall::hairpins_and_uplinks_are_masqueraded", hairpins_and_uplinks_are_masqueraded),
@@ -196,6 +201,27 @@ fn queries_of_pod_and_sidecar_have_separate_conntrack_zones() {
             assert_eq!(query(pod, port, "10.244.0.3:53", mark), expected, "from port {port}, mark {mark:?}");
         }
     }
+}
+
+fn a_cut_stops_connections_to_a_port_in_one_direction() {
+    let cluster = cluster(2);
+    let (near, far) = (&cluster.pods[0], &cluster.pods[1]);
+    for (inside, address) in [(far, "10.244.0.3:8000"), (far, "10.244.0.3:8001"), (near, "10.244.0.2:8000")] {
+        serve(inside, address, "server");
+    }
+    let works = |from, to: &str| call(from, to.parse().unwrap()).is_ok();
+    let cut = |cuts: &[Cut]| near.run_in(|| cut_connections("eth0", cuts).unwrap()).unwrap();
+    // Nothing to remove.
+    cut(&[]);
+    assert!(works(near, "10.244.0.3:8000"));
+    cut(&[Cut { addresses: vec!["10.244.0.3".parse().unwrap(), "fd00::3".parse().unwrap()], port: 8000 }]);
+    assert!(!works(near, "10.244.0.3:8000"));
+    assert!(works(near, "10.244.0.3:8001"), "another port");
+    assert!(works(far, "10.244.0.2:8000"), "the other direction");
+    cut(&[Cut { addresses: vec!["10.244.0.3".parse().unwrap()], port: 8001 }]);
+    assert!(works(near, "10.244.0.3:8000") && !works(near, "10.244.0.3:8001"), "replaced");
+    cut(&[]);
+    assert!(works(near, "10.244.0.3:8001"));
 }
 
 fn a_bad_link_loses_packets_of_both_directions() {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::HeaderMap;
 use http::request::Parts;
@@ -16,6 +17,27 @@ use crate::http::headers;
 use crate::mesh::MeshSnapshot;
 use crate::report::{Called, NO_POLICY, WorkerTelemetry};
 use crate::worker::Worker;
+
+/// Refuses a caller whose cluster may not call the port of the application, and counts it.
+///
+/// # Errors
+/// Returns [`Failure::NotExported`] if a FederationPolicy does not permit the caller's cluster.
+pub fn check_caller(
+    downstream: &Downstream,
+    snapshot: &MeshSnapshot,
+    telemetry: &WorkerTelemetry,
+) -> Result<(), Failure> {
+    let Some(cluster) = refused_cluster(downstream, snapshot) else { return Ok(()) };
+    telemetry.refused_caller();
+    Err(Failure::NotExported(cluster))
+}
+
+/// Returns the cluster of a caller that may not call the port, which is `None` if the caller proved none.
+pub(super) fn refused_cluster(downstream: &Downstream, snapshot: &MeshSnapshot) -> Option<Option<Arc<str>>> {
+    let port = snapshot.own.as_ref()?.port(downstream.destination.port())?;
+    let (callers, peer) = (port.callers.as_ref()?, downstream.peer.as_deref());
+    (!callers.include(peer)).then(|| peer.and_then(|peer| peer.cluster.clone()))
+}
 
 /// Decides about an opaque connection, and counts the decisions.
 ///

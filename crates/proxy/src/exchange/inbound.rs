@@ -17,7 +17,7 @@ use ratelimit::{RateLimits, Side};
 use runtime::limits::Permit;
 use telemetry::istio::Party;
 
-use super::authorize::{asked_about, authorize_request};
+use super::authorize::{asked_about, authorize_request, check_caller, refused_cluster};
 use super::external::{OnAllow, check_request};
 use super::rate_limits::{ConnectionBuckets, Counted, Counting, Exceeded, OnWithin};
 use super::{Downstream, Exchange, connection_failure, is_idempotent, tokens};
@@ -179,7 +179,8 @@ impl InboundRequests {
     /// Returns the policy by which another server is asked about the request, if there is one.
     fn asked(&self, exchange: &Exchange, snapshot: &MeshSnapshot) -> Option<Matched> {
         // What is refused in any case is not asked about.
-        asked_about(None, &self.downstream, &exchange.head, snapshot).filter(|_| !self.refuses_plaintext(snapshot))
+        let refused = || self.refuses_plaintext(snapshot) || refused_cluster(&self.downstream, snapshot).is_some();
+        asked_about(None, &self.downstream, &exchange.head, snapshot).filter(|_| !refused())
     }
 
     /// Asks another server about the request. Returns the response if the request is not carried.
@@ -201,13 +202,14 @@ impl InboundRequests {
         modes.is_some_and(|modes| modes.mode_of(destination.port()) == PeerMode::Strict)
     }
 
-    /// Refuses plaintext on a connection from before the port became STRICT, tokens that are not valid, and what the policies
-    /// do not allow.
+    /// Refuses plaintext on a connection from before the port became STRICT, callers of other clusters than those that may call,
+    /// tokens that are not valid, and what the policies do not allow.
     fn admit(&self, exchange: &mut Exchange, snapshot: &MeshSnapshot) -> Result<(), Failure> {
         if self.refuses_plaintext(snapshot) {
             self.worker.telemetry.refused_plaintext();
             return Err(Failure::Plaintext);
         }
+        check_caller(&self.downstream, snapshot, &self.worker.telemetry)?;
         let token = tokens::verify(exchange, snapshot.tokens.as_ref(), &self.worker)?;
         let token = token.as_deref().map(|token| &token.verified);
         authorize_request(None, &self.downstream, &exchange.head, token, snapshot, &self.worker.telemetry)

@@ -25,6 +25,8 @@ use crate::worker::Worker;
 
 pub mod connections;
 mod expiry;
+pub mod explain;
+pub mod measure;
 mod mirror;
 mod resolve;
 mod retry;
@@ -206,7 +208,8 @@ impl Handler for OutboundRequests {
             Ok(upgrade) => upgrade,
             Err(invalid) => return self.begin(request, false, &self.captured()).refuse(invalid),
         };
-        let destination = self.route(&request).await;
+        let host = headers::host(request.uri(), request.headers());
+        let destination = self.route(host).await;
         if let Some(table) = destination.routes.as_ref().filter(|table| table.has_http(self.address.port())).cloned() {
             // Boxed: the future of requests without routes stays small.
             return Box::pin(self.carry_routed(request, upgrade, destination, table)).await;
@@ -236,17 +239,16 @@ impl OutboundRequests {
         Self { downstream, address, captured, last, resolved, worker: worker.clone() }
     }
 
-    /// Returns the destination that the request's host names, as in Istio; if it names none, the captured one. The reasons
+    /// Returns the destination that a request's host names, as in Istio; if it names none, the captured one. The reasons
     /// are in `docs/decisions/host-routing.md`.
-    async fn route(&self, request: &Request<Incoming>) -> Destination {
+    async fn route(&self, host: Option<&str>) -> Destination {
         let view = &self.worker.view;
-        let host = headers::host(request.uri(), request.headers()).filter(|_| self.captured.routes_by_host());
-        let Some(host) = host else { return self.captured() };
+        let Some(host) = host.filter(|_| self.captured.routes_by_host()) else { return self.captured() };
         if let Some(last) = self.last.borrow().as_ref().filter(|last| last.is_valid(host, view.version())) {
             self.worker.clusters.refresh(&last.destination.cluster, view);
             return last.destination.clone();
         }
-        let named = Box::pin(self.named(host)).await;
+        let named = Box::pin(named(host, self.address, &self.captured, &self.worker)).await;
         let expires = named.is_none().then(|| Instant::now() + UNKNOWN_HOST);
         let destination = named.unwrap_or_else(|| self.captured());
         let routed =
@@ -258,44 +260,6 @@ impl OutboundRequests {
     fn captured(&self) -> Destination {
         self.worker.clusters.refresh(&self.captured.cluster, &self.worker.view);
         self.captured.clone()
-    }
-
-    /// Returns the service port that a host names: the port of the original destination, of a service that carries HTTP on
-    /// it. A headless service is reached at the address that the application chose.
-    async fn named(&self, host: &str) -> Option<Destination> {
-        let view = &self.worker.view;
-        let (captured, port) = (self.address.ip(), self.address.port());
-        let domain = view.snapshot().settings.cluster_domain.clone();
-        let named = match NamedService::parse(host, &view.location().namespace, &domain) {
-            Some(NamedService::Hostname { hostname, certain }) => match view.reached_by_name(&hostname, port).await {
-                // The captured address may be a service's, whatever name the application gives it.
-                Lookup::Unanswered if certain && self.captured.is_outside() => {
-                    let cluster = UpstreamCluster::unanswered(&hostname);
-                    return Some(Destination::external(cluster, Protocol::Unknown, &self.worker));
-                }
-                found => found.found(),
-            },
-            Some(NamedService::Address(ip)) if ip == captured => return None,
-            Some(NamedService::Address(ip)) => {
-                let found = view.reached_at((ip, port).into()).await.found();
-                found.filter(|found| found.endpoint.is_none()).map(|found| found.service)
-            }
-            None => None,
-        };
-        let service = match named {
-            Some(service) => service,
-            // A name of any domain may be the host of a ServiceEntry.
-            None if view.snapshot().settings.entries => {
-                view.reached_by_host(&host::entry(host)?, port).await.found()?
-            }
-            None => return None,
-        };
-        if service.headless {
-            return None;
-        }
-        service.port(port).filter(|port| port.protocol != Protocol::Tcp)?;
-        let name = host::entry(host).unwrap_or_default();
-        Some(Destination::of_host(&service, port, &name, self.address, &self.worker).await)
     }
 
     /// Returns the address that the client connected to, as routes see it.
@@ -371,6 +335,41 @@ impl OutboundRequests {
             self.worker.telemetry.intern(party)
         })
     }
+}
+
+/// Returns the service port that a host names: the port of the original destination, of a service that carries HTTP on it. A headless service is reached at the address that the application chose.
+async fn named(host: &str, address: SocketAddr, captured: &Destination, worker: &Worker) -> Option<Destination> {
+    let view = &worker.view;
+    let port = address.port();
+    let domain = view.snapshot().settings.cluster_domain.clone();
+    let named = match NamedService::parse(host, &view.location().namespace, &domain) {
+        Some(NamedService::Hostname { hostname, certain }) => match view.reached_by_name(&hostname, port).await {
+            // The captured address may be a service's, whatever name the application gives it.
+            Lookup::Unanswered if certain && captured.is_outside() => {
+                let cluster = UpstreamCluster::unanswered(&hostname);
+                return Some(Destination::external(cluster, Protocol::Unknown, worker));
+            }
+            found => found.found(),
+        },
+        Some(NamedService::Address(ip)) if ip == address.ip() => return None,
+        Some(NamedService::Address(ip)) => {
+            let found = view.reached_at((ip, port).into()).await.found();
+            found.filter(|found| found.endpoint.is_none()).map(|found| found.service)
+        }
+        None => None,
+    };
+    let service = match named {
+        Some(service) => service,
+        // A name of any domain may be the host of a ServiceEntry.
+        None if view.snapshot().settings.entries => view.reached_by_host(&host::entry(host)?, port).await.found()?,
+        None => return None,
+    };
+    if service.headless {
+        return None;
+    }
+    service.port(port).filter(|port| port.protocol != Protocol::Tcp)?;
+    let name = host::entry(host).unwrap_or_default();
+    Some(Destination::of_host(&service, port, &name, address, worker).await)
 }
 
 /// Returns whether a request to a destination is sent in HTTP/2.

@@ -194,14 +194,15 @@ impl Counting<'_> {
         };
         match taken {
             Taken::Unlimited => None,
-            Taken::Granted(quota) => {
+            Taken::Granted(level) => {
                 self.worker.telemetry.counted(&rule.policy, RateLimitResult::Ok);
                 if rule.answer.quota_headers {
+                    let quota = level.quota();
                     on_within(exchange, &quota, quota_edits(&quota, &[]));
                 }
                 None
             }
-            Taken::Exceeded(quota) => self.exceeded(rule, Some(quota), false),
+            Taken::Exceeded(level) => self.exceeded(rule, Some(level.quota()), false),
         }
     }
 

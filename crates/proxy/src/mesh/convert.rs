@@ -14,6 +14,7 @@ use wire::discovery as message;
 mod authentication;
 mod destination;
 mod external;
+mod federation;
 mod policies;
 mod rate_limits;
 mod routes;
@@ -93,9 +94,12 @@ pub(super) fn service(message: &message::Service, location: &ProxyLocation) -> R
     };
     let own_addresses = of(&location.cluster).count();
     let addresses = of(&location.cluster).chain(of("")).map(|address| ip(&address.ip)).collect::<Result<_>>()?;
-    let export = |export: &message::Export| Export {
-        cluster: export.cluster.as_str().into(),
-        network: export.network.as_str().into(),
+    let export = |export: &message::Export| {
+        Ok(Export {
+            cluster: export.cluster.as_str().into(),
+            network: export.network.as_str().into(),
+            sources: export.sources.as_ref().map(federation::sources).transpose()?,
+        })
     };
     let subset =
         |subset: &message::Subset| Subset { name: subset.name.as_str().into(), labels: labels(&subset.labels) };
@@ -106,7 +110,7 @@ pub(super) fn service(message: &message::Service, location: &ProxyLocation) -> R
         ports: ports.into(),
         addresses,
         own_addresses,
-        exports: message.exports.iter().map(export).collect(),
+        exports: message.exports.iter().map(export).collect::<Result<_>>()?,
         subsets: message.subsets.iter().map(subset).collect(),
         headless: message.headless,
         clusterset: message.clusterset,
@@ -236,7 +240,8 @@ pub(super) fn gateways(message: &message::NetworkGateway, own: IpAddr) -> Result
     Ok(all.into_iter().filter(|gateway| is_own(gateway) || !with_own.contains(&gateway.cluster)).collect())
 }
 
-pub(super) fn settings(message: &message::MeshConfig) -> Result<MeshSettings> {
+/// Converts the mesh-wide settings for a proxy of this cluster.
+pub(super) fn settings(message: &message::MeshConfig, own: &str) -> Result<MeshSettings> {
     let default = MeshSettings::default();
     let json = message.access_log_encoding() == message::AccessLogEncoding::Json;
     if !message.access_log_format.is_empty() {
@@ -284,5 +289,11 @@ pub(super) fn settings(message: &message::MeshConfig) -> Result<MeshSettings> {
             blocks.sort_by_key(|block| std::cmp::Reverse(block.length));
             blocks.into()
         },
+        drained: {
+            let for_own =
+                message.drained.iter().filter(|of| of.cluster != own && of.viewers.iter().any(|of| of == own));
+            for_own.map(|of| of.cluster.as_str().into()).collect()
+        },
+        path_interval: millis(message.path_interval_ms).unwrap_or(default.path_interval),
     })
 }

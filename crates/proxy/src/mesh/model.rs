@@ -13,6 +13,7 @@ use runtime::limits::Limit;
 
 use super::destination::DestinationPolicy;
 use super::entry::{Entry, NamedEndpoint, Resolution};
+use super::federation::{Callers, SourceAddresses};
 
 /// The protocol of a port.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -59,6 +60,8 @@ pub struct Export {
     pub cluster: Arc<str>,
     /// The network.
     pub network: Arc<str>,
+    /// From where the cluster's gateways accept connections; `None`: from anywhere.
+    pub sources: Option<Arc<SourceAddresses>>,
 }
 
 /// A service with its endpoints.
@@ -204,6 +207,8 @@ pub struct InboundPort {
     pub limits: Option<Arc<InboundLimits>>,
     /// Where the application is; `None`: at the address that the client connected to.
     pub application: Option<ApplicationAddress>,
+    /// Who may call the port; `None`: everyone.
+    pub callers: Option<Arc<Callers>>,
 }
 
 /// Where the application of a port is, if not at the address that clients connect to (Istio:

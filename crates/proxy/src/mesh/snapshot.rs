@@ -8,9 +8,11 @@ use std::time::Duration;
 use policy::{Authorization, Decision, Facts, PeerAuthentication, jwt};
 use ratelimit::RateLimits;
 
+use super::federation::AddressRange;
 use super::map::SharedMap;
 use super::model::{ApplicationSocket, GatewayAddress, OwnWorkload, Service};
 use super::names::ResolvedNames;
+use super::paths::Paths;
 use super::scope::Scope;
 use crate::http::PathNormalization;
 
@@ -49,6 +51,9 @@ pub struct AccessLogSettings {
 /// waits for its server does as well.
 pub(super) const DETECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often the outcome of a path to another cluster is reported, if the controller does not say.
+const PATH_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Mesh-wide settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MeshSettings {
@@ -74,6 +79,10 @@ pub struct MeshSettings {
     pub wildcard_entries: bool,
     /// Blocks of addresses that lead to services, the smallest first.
     pub address_blocks: Box<[AddressBlock]>,
+    /// The clusters whose endpoints are the last resort, because their path is dead by the word of several proxies.
+    pub drained: Box<[Arc<str>]>,
+    /// How often the outcome of a path to another cluster is reported.
+    pub path_interval: Duration,
 }
 
 /// Addresses that begin with the same bits, and the service that they lead to.
@@ -90,15 +99,7 @@ pub struct AddressBlock {
 impl AddressBlock {
     /// Returns whether an address is in the block.
     pub fn contains(&self, ip: IpAddr) -> bool {
-        let same = |one: u128, other: u128, bits: u32| {
-            let rest = bits.saturating_sub(self.length.into());
-            rest >= bits || one >> rest == other >> rest
-        };
-        match (self.ip, ip) {
-            (IpAddr::V4(one), IpAddr::V4(other)) => same(u32::from(one).into(), u32::from(other).into(), 32),
-            (IpAddr::V6(one), IpAddr::V6(other)) => same(one.into(), other.into(), 128),
-            _ => false,
-        }
+        AddressRange { ip: self.ip, length: self.length }.contains(ip)
     }
 }
 
@@ -116,6 +117,8 @@ impl Default for MeshSettings {
             entries: false,
             wildcard_entries: false,
             address_blocks: Box::default(),
+            drained: Box::default(),
+            path_interval: PATH_INTERVAL,
         }
     }
 }
@@ -151,6 +154,8 @@ pub struct MeshSnapshot {
     pub gateways: Arc<HashMap<Arc<str>, Arc<[GatewayAddress]>>>,
     /// The addresses of the names of endpoints.
     pub resolved: Arc<ResolvedNames>,
+    /// The paths to other clusters, which all snapshots share.
+    pub paths: Arc<Paths>,
 }
 
 /// The service that an address leads to.

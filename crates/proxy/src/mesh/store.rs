@@ -216,7 +216,9 @@ impl MeshStore {
                 self.current.issuers = Arc::new(trust.issuers().into_iter().map(|issuer| issuer.cluster).collect());
                 (self.on_trust)(trust);
             }
-            Body::MeshConfig(message) => self.current.settings = Arc::new(convert::settings(&message)?),
+            Body::MeshConfig(message) => {
+                self.current.settings = Arc::new(convert::settings(&message, &self.location.cluster)?)
+            }
             Body::PeerAuthentication(message) => {
                 self.policies.put_peer_authentication(name, convert::authentication(&message)?);
                 self.resolve_policies();

@@ -17,7 +17,7 @@ pub(super) const DENIED: Family = Family {
 /// Requests and connections that were refused before authorization.
 pub(super) const UNAUTHENTICATED: Family = Family {
     name: "isthmus_authentication_refused_total",
-    help: "Requests and connections that were refused before authorization, by the reason: plaintext at a port that accepts mutual TLS only, or a token that is not valid.",
+    help: "Requests and connections that were refused before authorization, by the reason: plaintext at a port that accepts mutual TLS only, a token that is not valid, or a cluster that a federation policy does not permit.",
     labels: &["reason"],
 };
 /// What policies of a dry run would have decided.
@@ -74,6 +74,8 @@ pub(crate) const NO_POLICY: &str = "none";
 pub(super) const PLAINTEXT: &str = "plaintext";
 /// The label of tokens that were refused.
 pub(super) const TOKEN: &str = "token";
+/// The label of callers whose cluster may not call.
+pub(super) const CALLER: &str = "federation policy";
 
 impl WorkerTelemetry {
     /// Counts an answer of a server that is asked.
@@ -102,6 +104,11 @@ impl WorkerTelemetry {
     /// Counts plaintext that was refused.
     pub fn refused_plaintext(&self) {
         self.scope.counter(&UNAUTHENTICATED, &[PLAINTEXT]).increment();
+    }
+
+    /// Counts a caller whose cluster may not call.
+    pub fn refused_caller(&self) {
+        self.scope.counter(&UNAUTHENTICATED, &[CALLER]).increment();
     }
 
     /// Counts a request that was refused for its token.

@@ -8,7 +8,7 @@ use telemetry::metrics::Registry;
 use wire::client::Subscriber;
 use wire::discovery::{ProxyReport, Refusal, RefusedBy};
 
-use super::policies::{DENIED, NO_POLICY, PLAINTEXT, TOKEN, UNAUTHENTICATED};
+use super::policies::{CALLER, DENIED, NO_POLICY, PLAINTEXT, TOKEN, UNAUTHENTICATED};
 
 /// How often the counters are looked at. Hundreds of proxies report to one controller.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -66,6 +66,7 @@ fn counts(registry: &Registry) -> BTreeMap<By, u64> {
         let by = match &*reason {
             PLAINTEXT => RefusedBy::MutualTls,
             TOKEN => RefusedBy::Token,
+            CALLER => RefusedBy::Federation,
             _ => return None,
         };
         Some(((by, Box::default()), count))

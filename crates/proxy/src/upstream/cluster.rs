@@ -19,7 +19,10 @@ use crate::mesh::{
     Service, SharedCluster, TrafficPolicy,
 };
 
+mod forecast;
 mod lease;
+
+pub use forecast::{Candidate, ClusterForecast};
 
 /// What identifies an upstream cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]

@@ -192,7 +192,9 @@ impl Dialing {
     pub fn report_failure(&self) -> bool {
         let failed = !self.pick.has_succeeded_since(self.since);
         if failed {
-            self.pick.report(Outcome::ConnectFailure, Instant::now());
+            let now = Instant::now();
+            self.pick.report(Outcome::ConnectFailure, now);
+            self.pick.target.failed(now);
         }
         failed
     }

@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use balance::{Endpoint as Candidate, FailoverPriority, Health, Locality};
 use identity::{Expectation, SpiffeId};
@@ -14,8 +15,8 @@ use rustls_pki_types::ServerName;
 use super::cluster::ClusterKey;
 use super::originate::Origination;
 use crate::mesh::{
-    ClientTls, DirectEndpoint, Endpoint, GatewayAddress, MeshSnapshot, OwnWorkload, Reach, Service, Subset,
-    WorkloadLabels,
+    ClientTls, ClusterPath, DirectEndpoint, Endpoint, GatewayAddress, MeshSnapshot, OwnWorkload, Reach, Service,
+    Subset, WorkloadLabels,
 };
 
 /// An address to connect to.
@@ -33,6 +34,8 @@ pub struct Target {
     pub cluster: Arc<str>,
     /// The endpoint's labels in telemetry; empty behind a gateway.
     pub labels: Arc<WorkloadLabels>,
+    /// The path to the endpoint's cluster, if that is another one than the proxy's.
+    pub path: Option<Arc<ClusterPath>>,
 }
 
 /// Mutual TLS with a target.
@@ -47,7 +50,22 @@ pub struct TargetTls {
 impl Target {
     /// Returns a target outside the mesh.
     pub fn plaintext(address: SocketAddr) -> Self {
-        Self { address, tls: None, origination: None, remote: false, cluster: Arc::default(), labels: Arc::default() }
+        let (cluster, labels) = Default::default();
+        Self { address, tls: None, origination: None, remote: false, cluster, labels, path: None }
+    }
+
+    /// Notes that a connection was established or a response arrived, if the target is in another cluster.
+    pub fn succeeded(&self, now: Instant) {
+        if let Some(path) = &self.path {
+            path.succeeded(now);
+        }
+    }
+
+    /// Notes that no connection was established, or that one was lost because nothing was acknowledged.
+    pub fn failed(&self, now: Instant) {
+        if let Some(path) = &self.path {
+            path.failed(now);
+        }
     }
 }
 
@@ -162,6 +180,7 @@ impl Context<'_> {
             remote: false,
             cluster: endpoint.cluster.clone(),
             labels: direct.workload.clone(),
+            path: self.path_to(endpoint),
         };
         let weight = endpoint.weight.saturating_mul(self.scale);
         Some(self.candidate(endpoint, id, weight, target))
@@ -211,6 +230,7 @@ impl Context<'_> {
         let share = u32::try_from(gateways.len()).unwrap_or(u32::MAX).max(1);
         let weight = endpoint.weight.saturating_mul(self.scale) / share;
         let tls = TargetTls { sni: sni.clone(), expected: self.expected(summary.identities.iter(), endpoint) };
+        let path = self.path_to(endpoint);
         targets.extend(gateways.into_iter().map(|gateway| {
             let target = Target {
                 address: gateway.address,
@@ -219,9 +239,17 @@ impl Context<'_> {
                 remote: true,
                 cluster: endpoint.cluster.clone(),
                 labels: Arc::default(),
+                path: path.clone(),
             };
             self.candidate(endpoint, format!("{}|{}", endpoint.id, gateway.address).into(), weight, target)
         }));
+    }
+
+    /// Returns the path to an endpoint's cluster, if the endpoint is one of another cluster of the mesh.
+    fn path_to(&self, endpoint: &Endpoint) -> Option<Arc<ClusterPath>> {
+        let own = &self.snapshot.own.as_ref()?.cluster;
+        let other = !endpoint.cluster.is_empty() && endpoint.cluster != *own;
+        other.then(|| self.snapshot.paths.to(&endpoint.cluster)).flatten()
     }
 
     /// Returns the certificates to accept for an endpoint: with one of these identities and, if the intermediate of the
@@ -239,7 +267,11 @@ impl Context<'_> {
     }
 
     fn candidate(&self, endpoint: &Endpoint, id: Arc<str>, weight: u32, target: Target) -> Candidate<Arc<Target>> {
-        let (locality, health) = (endpoint.locality.clone(), endpoint.health);
+        let locality = endpoint.locality.clone();
+        let health = match endpoint.health {
+            Health::Ready if self.snapshot.settings.drained.contains(&endpoint.cluster) => Health::Degraded,
+            health => health,
+        };
         let rank = |(priority, own): (&FailoverPriority, &OwnWorkload)| {
             priority.rank(|key| own_label(own, key), |key| endpoint_label(endpoint, key))
         };

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use super::application::ApplicationMetrics;
-use super::{Admin, Query, Reply};
+use super::{Admin, Query, Reply, Show};
 
 const BUILT_IN: &[(&str, &str)] = &[
     ("/certs", "the certificate and the trust bundle of this proxy, without keys"),
@@ -22,9 +22,12 @@ const BUILT_IN: &[(&str, &str)] = &[
 
 impl Admin {
     /// Returns an admin page.
-    pub(super) fn show(&self, path: &str, query: &Query) -> Reply {
+    pub(super) async fn show(&self, path: &str, query: &Query) -> Reply {
         if let Some(page) = self.pages.iter().find(|page| page.path == path) {
-            return (page.show)(query);
+            return match &page.show {
+                Show::AtOnce(show) => show(query),
+                Show::Later(show) => show(query).await,
+            };
         }
         match path {
             "/" | "/help" => self.help(),

@@ -226,7 +226,7 @@ async fn respond(admin: &Admin, port: AdminPort, request: Request<Incoming>) -> 
     let query = Query { method, pairs: pairs(request.uri().query().unwrap_or_default()) };
     response(match (port, request.uri().path()) {
         (AdminPort::Admin, "/stats" | "/stats/prometheus") => return metrics(admin, None),
-        (AdminPort::Admin, path) => admin.show(path, &query),
+        (AdminPort::Admin, path) => admin.show(path, &query).await,
         (AdminPort::Health | AdminPort::MergedMetrics, "/healthz/ready") => admin.ready(),
         (AdminPort::Metrics, "/stats/prometheus" | "/metrics") => return metrics(admin, None),
         (AdminPort::MergedMetrics, "/stats/prometheus" | "/metrics") => {

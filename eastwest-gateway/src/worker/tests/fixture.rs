@@ -148,7 +148,13 @@ impl Gateway {
     /// Pushes the service `ratings` with these pods as its only endpoints, and a port whose server name is the
     /// controller's.
     pub(super) fn publish(&self, endpoints: &[SocketAddr]) {
+        self.publish_to(endpoints, None);
+    }
+
+    /// Publishes the service with these endpoints, to which clients at some addresses may connect.
+    pub(super) fn publish_to(&self, endpoints: &[SocketAddr], sources: Option<discovery::SourceAddresses>) {
         let mut message = service(&[("east", "net-east")]);
+        message.exports[0].sources = sources;
         message.ports.push(discovery::Port {
             number: 15012,
             server_names: vec!["controller.mesh.svc".into()],

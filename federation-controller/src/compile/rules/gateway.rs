@@ -65,7 +65,7 @@ pub(in crate::compile) fn compile(inventory: &Inventory, key: &Key, hostname: &T
         let name = Text::from(format!("{collection}|{hostname}"));
         resources.extend(tables.clone().resources(ResourceKind::RouteTable, &name, &[collection]));
     }
-    Compiled { resources, service: None, notices: host.notices }
+    Compiled { resources, notices: host.notices, ..Compiled::default() }
 }
 
 /// Returns the tables that routers of each namespace have.

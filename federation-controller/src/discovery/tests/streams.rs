@@ -2,7 +2,7 @@
 
 use super::*;
 
-use wire::discovery::{ProxyReport, Refusal, RefusedBy};
+use wire::discovery::{PathReport, ProxyReport, Refusal, RefusedBy};
 use wire::envoy::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use wire::envoy::{DeltaDiscoveryRequest, Node as WireNode};
 use wire::name;
@@ -106,6 +106,45 @@ async fn after_a_restart_the_controller_pushes_only_differences() {
     assert_eq!(proxy.changes(), before + 4);
     assert_eq!(proxy.demand(Kind::Service, &host(70)).await, Outcome::Present);
     assert_eq!(proxy.demand(Kind::Service, &host(5)).await, Outcome::Absent);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proxies_that_report_a_dead_path_drain_a_lost_cluster_and_are_told() {
+    let bench = Bench::start(Limits::default()).await;
+    let mut objects = mesh_of(1, 1);
+    let Some(Object::Pod(first)) = objects.last().cloned() else { panic!("the last object is a pod") };
+    objects.push(Object::Pod(objects::Pod { name: "frontend-2".into(), node: "node-2".into(), ..first }));
+    bench.fill(objects).await;
+    let identity = identity_of(&mesh().west, "default", "frontend", &[]);
+    let proxies = [bench.frontend(), bench.proxy(&identity, "sidecar~10.244.0.10~frontend-2.default~west")];
+    for proxy in &proxies {
+        assert_eq!(proxy.demand(Kind::MeshConfig, name::MESH).await, Outcome::Present);
+    }
+    let link = |link| Event::Link { cluster: "east".into(), link, since: std::time::SystemTime::now() };
+    bench.send([link(event::Link::Lost("refused".into()))]).await;
+    let say = |checks, failing| {
+        let paths = vec![PathReport { cluster: "east".into(), checks, failing }];
+        proxies.iter().for_each(|of| of.subscriber.report(ProxyReport { paths: paths.clone(), ..Default::default() }));
+    };
+    let drained =
+        |proxy: &Proxy| match proxy.store.inner.lock().unwrap().bodies.get(&(Kind::MeshConfig, name::MESH.into())) {
+            Some(Body::MeshConfig(mesh)) => {
+                mesh.drained.iter().any(|of| of.cluster == "east" && of.viewers == ["west"])
+            }
+            other => panic!("{other:?}"),
+        };
+    say(1, true);
+    // A lost link settles for some seconds first.
+    let mut checks = 1;
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        checks += 1;
+        say(checks, true);
+    }
+    eventually("both proxies know that east is drained", || proxies.iter().all(drained)).await;
+    say(checks + 1, false);
+    eventually("it returns", || !proxies.iter().any(drained)).await;
     bench.stop().await;
 }
 
@@ -218,17 +257,33 @@ async fn a_proxy_receives_only_resources_whose_audience_includes_it() {
     for network in ["net-west", "net-east", ""] {
         assert_eq!(east.demand(Kind::Endpoint, &name::endpoints(&host(0), network)).await, Outcome::Absent);
     }
-    bench
-        .put(Object::Export(objects::Export {
-            namespace: "default".into(),
-            name: "s0".into(),
-            created: 1,
-            ..Default::default()
-        }))
-        .await;
+    let export = objects::Export { namespace: "default".into(), name: "s0".into(), created: 1, ..Default::default() };
+    bench.put(Object::Export(export)).await;
     eventually("the exported service arrives", || east.count(Kind::Service) == 1).await;
     assert_eq!(east.demand(Kind::Service, &host(0)).await, Outcome::Present);
     assert_eq!(east.demand(Kind::Service, &host(1)).await, Outcome::Absent);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_may_no_longer_consume_a_service_loses_it() {
+    let bench = Bench::start(Limits::default()).await;
+    bench.fill(mesh_of(2, 1)).await;
+    let east = identity_of(&mesh().east, "default", "frontend", &[]);
+    let east = bench.proxy(&east, "sidecar~10.244.0.9~frontend-1.default~east");
+    assert_eq!(east.demand(Kind::Service, &host(0)).await, Outcome::Absent);
+    let export = objects::Export { namespace: "default".into(), name: "s0".into(), created: 1, ..Default::default() };
+    bench.put(Object::Export(export)).await;
+    eventually("the exported service arrives", || east.count(Kind::Service) == 1).await;
+    let object = serde_json::json!({"metadata": {"name": "s0", "namespace": "default"},
+        "spec": {"selector": {"services": ["s0"]}, "consumers": {"clusters": ["central"]}}});
+    let policy =
+        <objects::FederationPolicy as objects::Record>::extract(serde_json::from_value(object).unwrap()).unwrap();
+    bench.put(Object::FederationPolicy(policy)).await;
+    eventually("the service is gone", || east.count(Kind::Service) == 0).await;
+    assert_eq!(east.demand(Kind::Service, &host(0)).await, Outcome::Absent);
+    let west = bench.frontend();
+    assert_eq!(west.demand(Kind::Service, &host(0)).await, Outcome::Present, "the exporting cluster has it");
     bench.stop().await;
 }
 

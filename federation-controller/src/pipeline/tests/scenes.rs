@@ -8,7 +8,7 @@ fn address(name: &str) -> String {
 
 /// Returns a world with two clusters in different regions: `west` with reviews, and `east` with reviews and ratings.
 /// Each service has one pod.
-fn two_clusters() -> World {
+pub(super) fn two_clusters() -> World {
     let mut world = World::new();
     world.cluster("west");
     world.cluster("east");
@@ -354,10 +354,13 @@ fn a_list_removes_the_objects_it_lacks_but_an_empty_list_awaits_confirmation() {
     // A list with only the objects of every new cluster counts as empty.
     let mut kubernetes = service("kubernetes", 9);
     kubernetes.ports[0].number = 443;
-    world.event(Event::Listing { cluster: east.clone(), kind });
-    world.put("east", Object::Service(kubernetes));
-    world.event(Event::Listed { cluster: east.clone(), kind });
-    world.compile();
+    let list = |world: &mut World| {
+        world.event(Event::Listing { cluster: "east".into(), kind });
+        world.put("east", Object::Service(kubernetes.clone()));
+        world.event(Event::Listed { cluster: "east".into(), kind });
+        world.compile();
+    };
+    list(&mut world);
     assert_eq!(world.inventory.cluster("east").unwrap().doubtful(), [kind]);
     assert_eq!(world.endpoints("east", "reviews").len(), 1);
     world.now += CONFIRM - Duration::from_secs(1);
@@ -366,8 +369,13 @@ fn a_list_removes_the_objects_it_lacks_but_an_empty_list_awaits_confirmation() {
     world.now += Duration::from_secs(60);
     world.inventory.tick(world.now);
     assert!(!world.inventory.has_changes(), "an empty list is not confirmed while the link is down");
-    world.event(Event::Link { cluster: east, link: Link::Connected, since: world.now });
+    world.event(Event::Link { cluster: east.clone(), link: Link::Connected, since: world.now });
     world.now += CONFIRM;
+    world.inventory.tick(world.now);
+    assert!(!world.inventory.has_changes(), "the list was not repeated");
+    assert_eq!(world.inventory.take_relists(world.now), [east]);
+    assert_eq!(world.inventory.take_relists(world.now), []);
+    list(&mut world);
     world.inventory.tick(world.now);
     world.compile();
     assert!(world.endpoints("east", "reviews").is_empty());

@@ -113,7 +113,7 @@ fn snapshots_of_version_1_are_read() {
     let (header, found) = read_cluster(&directory().join("cluster-east.jsonl")).unwrap();
     assert_eq!((header.info, header.heard), (cluster(), 1_000_000));
     assert_eq!(found, objects());
-    assert_eq!(read_mesh(&directory().join(MESH)).unwrap(), mesh());
+    assert_eq!(read_json::<Mesh>(&directory().join(MESH)).unwrap(), mesh());
     assert_eq!(found.len(), 7, "one object of each kind that version 1 has");
 }
 

@@ -30,12 +30,17 @@ struct ClustersPage {
     clusters: Vec<ClusterState>,
 }
 
+/// What the controller knows of a cluster.
 #[derive(Debug, Deserialize)]
-struct ClusterState {
-    synced: bool,
-    services: usize,
-    endpoints: usize,
-    exported: usize,
+pub struct ClusterState {
+    /// Whether every kind is listed.
+    pub synced: bool,
+    /// The number of services.
+    pub services: usize,
+    /// The number of endpoints.
+    pub endpoints: usize,
+    /// The number of exported services.
+    pub exported: usize,
     pods: usize,
 }
 
@@ -68,22 +73,32 @@ impl Controller {
         Ok(Self { process, started })
     }
 
-    /// Waits until the controller has this state of every cluster, and returns the time since its start.
+    /// Waits until the controller has this state of both clusters, and returns the time since its start.
     pub async fn wait_for(&self, known: ExpectedState, within: Duration) -> Result<Duration> {
+        let good = |row: &ClusterState| {
+            let ExpectedState { services, endpoints } = known;
+            let ready = (endpoints - services.min(endpoints)..=endpoints).contains(&row.endpoints);
+            row.synced && ready && (row.services, row.exported, row.pods) == (services, services, endpoints)
+        };
+        let all = |rows: &[ClusterState]| rows.len() == CLUSTERS.len() && rows.iter().all(good);
+        self.wait_until(&format!("{known:?}"), within, all).await
+    }
+
+    /// Waits until what the controller knows of the clusters is `good`, and returns the time since its start.
+    pub async fn wait_until(
+        &self,
+        what: &str,
+        within: Duration,
+        good: impl Fn(&[ClusterState]) -> bool,
+    ) -> Result<Duration> {
         let began = Instant::now();
         loop {
             let page = self.get("/debug/clusters");
-            let rows = page.as_deref().ok().and_then(|page| serde_json::from_str::<ClustersPage>(page).ok());
-            let good = |row: &ClusterState| {
-                let ExpectedState { services, endpoints } = known;
-                let ready = (endpoints - services.min(endpoints)..=endpoints).contains(&row.endpoints);
-                row.synced && ready && (row.services, row.exported, row.pods) == (services, services, endpoints)
-            };
-            if rows.as_ref().is_some_and(|page| page.clusters.len() == CLUSTERS.len() && page.clusters.iter().all(good))
-            {
+            let page = page.as_deref().ok().and_then(|page| serde_json::from_str::<ClustersPage>(page).ok());
+            if page.as_ref().is_some_and(|page| good(&page.clusters)) {
                 return Ok(self.started.elapsed());
             }
-            ensure!(began.elapsed() < within, "the controller does not know {known:?} within {within:?}: {rows:?}");
+            ensure!(began.elapsed() < within, "the controller does not know {what} within {within:?}: {page:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

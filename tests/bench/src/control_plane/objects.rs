@@ -4,14 +4,24 @@ use serde_json::{Value, json};
 
 use super::MeshSize;
 
-/// The names of the clusters. The first one runs the controller.
+/// The names of the first clusters. The first one runs the controller.
 pub const CLUSTERS: [&str; 2] = ["west", "east"];
 /// The number of nodes of a cluster, alternately in two zones.
 const NODES: usize = 10;
 
+/// The name of a cluster.
+pub fn cluster_name(cluster: usize) -> String {
+    CLUSTERS.get(cluster).map_or_else(|| format!("cluster-{cluster}"), |name| (*name).to_owned())
+}
+
+/// The number of the cluster with a name.
+pub fn cluster_of(name: &str) -> Option<usize> {
+    CLUSTERS.iter().position(|of| *of == name).or_else(|| name.strip_prefix("cluster-")?.parse().ok())
+}
+
 /// The network of a cluster.
 pub fn network(cluster: usize) -> String {
-    format!("net-{}", CLUSTERS[cluster])
+    format!("net-{}", cluster_name(cluster))
 }
 
 /// A service's name.
@@ -60,7 +70,7 @@ pub fn base(cluster: usize) -> Vec<(String, Value)> {
     let definitions = install::definitions::all().into_iter();
     all.extend(definitions.map(|it| ("/apis/apiextensions.k8s.io/v1/customresourcedefinitions".to_owned(), it)));
     for node in 0..NODES {
-        let cluster = CLUSTERS[cluster];
+        let cluster = cluster_name(cluster);
         let labels = json!({
             "topology.kubernetes.io/region": cluster,
             "topology.kubernetes.io/zone": format!("{cluster}-{}", ["a", "b"][node % 2]),
@@ -94,22 +104,27 @@ pub fn secret(name: &str, labels: &Value, data: &Value) -> (String, Value) {
     ("/api/v1/namespaces/istio-system/secrets".to_owned(), secret)
 }
 
-/// A service's objects without endpoints: the Service, its export, and the service account of its pods.
+/// A service's objects without endpoints: those of [`unexported`], and its export.
 pub fn service(service: usize) -> [(String, Value); 3] {
+    let export = json!({
+        "apiVersion": "multicluster.x-k8s.io/v1alpha1", "kind": "ServiceExport", "metadata": {"name": service_name(service)},
+    });
+    let [account, object] = unexported(service);
+    [account, object, ("/apis/multicluster.x-k8s.io/v1alpha1/namespaces/default/serviceexports".to_owned(), export)]
+}
+
+/// A Service, and the service account of its pods.
+pub fn unexported(service: usize) -> [(String, Value); 2] {
     let name = service_name(service);
     let object = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": name, "labels": {"app": name}},
         "spec": {"selector": {"app": name}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
     });
-    let export = json!({
-        "apiVersion": "multicluster.x-k8s.io/v1alpha1", "kind": "ServiceExport", "metadata": {"name": name},
-    });
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
     [
         ("/api/v1/namespaces/default/serviceaccounts".to_owned(), account),
         ("/api/v1/namespaces/default/services".to_owned(), object),
-        ("/apis/multicluster.x-k8s.io/v1alpha1/namespaces/default/serviceexports".to_owned(), export),
     ]
 }
 
@@ -163,7 +178,7 @@ pub fn pod(cluster: usize, service: usize, pod: usize, owner: &str) -> (String, 
 
 /// The node of a pod.
 fn node(cluster: usize, pod: usize) -> String {
-    format!("{}-node-{}", CLUSTERS[cluster], pod % NODES)
+    format!("{}-node-{}", cluster_name(cluster), pod % NODES)
 }
 
 /// The path of a service's EndpointSlice.
@@ -175,7 +190,7 @@ pub fn slice_path(service: usize) -> String {
 pub fn slice(cluster: usize, service: usize, pods: usize, size: &MeshSize) -> (String, Value) {
     let endpoints: Vec<Value> = (0..pods)
         .map(|pod| {
-            let zone = format!("{}-{}", CLUSTERS[cluster], ["a", "b"][pod % NODES % 2]);
+            let zone = format!("{}-{}", cluster_name(cluster), ["a", "b"][pod % NODES % 2]);
             json!({
                 "addresses": [pod_ip(service, pod, size)],
                 "conditions": {"ready": true, "serving": true, "terminating": false},

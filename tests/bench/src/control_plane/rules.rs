@@ -10,12 +10,32 @@ pub const ROUTED: &str = "x-route: bytes";
 /// A path that the policy of [`allow`] does not admit.
 pub const REFUSED: &str = "/private";
 
+const ENTRIES: &str = "/apis/networking.istio.io/v1/namespaces/default/serviceentries";
 const ROUTES: &str = "/apis/networking.istio.io/v1/namespaces/default/virtualservices";
 const DESTINATIONS: &str = "/apis/networking.istio.io/v1/namespaces/default/destinationrules";
 
 /// The rules of a service.
 pub fn both(service: usize) -> [(String, Value); 2] {
     [destination_rule(service), virtual_service(service, "bytes")]
+}
+
+/// A ServiceEntry of a host outside of the mesh: in turn one with addresses, one that is resolved by DNS, and a wildcard.
+pub fn service_entry(number: usize) -> (String, Value) {
+    let ports =
+        json!([{"number": 443, "name": "tls", "protocol": "TLS"}, {"number": 80, "name": "http", "protocol": "HTTP"}]);
+    let spec = match number % 3 {
+        0 => json!({
+            "hosts": [format!("e{number}.example.com")], "ports": ports, "location": "MESH_EXTERNAL", "resolution": "STATIC",
+            "endpoints": [{"address": format!("192.0.2.{}", number % 250 + 1)}],
+        }),
+        1 => json!({"hosts": [format!("e{number}.example.com")], "ports": ports, "resolution": "DNS"}),
+        _ => json!({"hosts": [format!("*.e{number}.example.com")], "ports": ports, "resolution": "NONE"}),
+    };
+    let name = format!("entry-{number}");
+    let object = json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "metadata": {"name": name}, "spec": spec,
+    });
+    (ENTRIES.to_owned(), object)
 }
 
 /// A policy that allows a client the requests that are measured.

@@ -15,7 +15,7 @@ use wire::envoy::aggregated_discovery_service_client::AggregatedDiscoveryService
 use wire::envoy::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node as EnvoyNode};
 use wire::name::{self, Node};
 
-use super::objects::{CLUSTERS, hostname, network, service_of};
+use super::objects::{cluster_name, cluster_of, hostname, network, service_of};
 use super::wire_count::{Received, channel};
 use super::{DAY, MeshSize};
 
@@ -28,10 +28,11 @@ pub struct Signers {
 
 impl Signers {
     /// Creates a root and an intermediate for each cluster.
-    pub fn new() -> Result<Self> {
+    pub fn new(clusters: usize) -> Result<Self> {
         let root = Authority::self_signed_root("mesh", DAY)?;
-        let intermediate = |cluster: &&str| root.intermediate_for(cluster, &identity::Constraints::default(), DAY);
-        let intermediates = CLUSTERS.iter().map(intermediate).collect::<Result<_, _>>()?;
+        let intermediate =
+            |cluster| root.intermediate_for(&cluster_name(cluster), &identity::Constraints::default(), DAY);
+        let intermediates = (0..clusters).map(intermediate).collect::<Result<_, _>>()?;
         Ok(Self { root, intermediates })
     }
 
@@ -106,7 +107,7 @@ impl wire::client::Store for ArrivalStore {
             _ => None,
         });
         let arrivals = endpoints.filter_map(|endpoint| {
-            let cluster = CLUSTERS.iter().position(|cluster| *cluster == endpoint.cluster)?;
+            let cluster = cluster_of(&endpoint.cluster)?;
             Some(Arrival { stream: self.stream, service: service_of(&endpoint.service)?, cluster, at })
         });
         let named = update.changed.iter().filter_map(|changed| {
@@ -153,12 +154,12 @@ pub struct DiscoveryStreams {
 }
 
 impl DiscoveryStreams {
-    /// Opens the streams, half in each cluster. Each has the subscriptions of a sidecar that uses `size.used` services.
+    /// Opens the streams, as many in each cluster. Each has the subscriptions of a sidecar that uses `size.used` services.
     pub fn open(signers: &Signers, size: &MeshSize) -> Result<Self> {
         let (received, arrivals) = (Received::default(), Arrivals::default());
         let mut all = Vec::new();
         for number in 0..size.streams {
-            let cluster = number % CLUSTERS.len();
+            let cluster = number % size.clusters;
             let own = number % size.services;
             let identity = signers.identity(cluster, &super::objects::service_name(own))?;
             let pod = super::objects::pod_name(own, number / size.services);
@@ -173,7 +174,7 @@ impl DiscoveryStreams {
             tokio::spawn(discovery.run());
             let services: BTreeSet<usize> =
                 (0..size.used).map(|use_of| (number * 31 + use_of * 97) % size.services).collect();
-            for (kind, wanted) in wanted(cluster, &pod, &services) {
+            for (kind, wanted) in wanted(size.clusters, cluster, &pod, &services) {
                 subscriber.subscribe(kind, wanted);
             }
             all.push(DiscoveryStream { cluster, services, subscriber });
@@ -220,20 +221,20 @@ impl DiscoveryStreams {
 }
 
 fn node(cluster: usize, number: usize, pod: &str) -> Result<Node> {
-    let id = format!("sidecar~10.9.{}.{}~{pod}.default~{}", number / 256, number % 256, CLUSTERS[cluster]);
+    let id = format!("sidecar~10.9.{}.{}~{pod}.default~{}", number / 256, number % 256, cluster_name(cluster));
     id.parse().context("a node id")
 }
 
 /// The subscriptions of a sidecar.
-fn wanted(cluster: usize, pod: &str, services: &BTreeSet<usize>) -> Vec<(Kind, String)> {
-    let own = name::workload(CLUSTERS[cluster], "default", pod);
+fn wanted(clusters: usize, cluster: usize, pod: &str, services: &BTreeSet<usize>) -> Vec<(Kind, String)> {
+    let own = name::workload(&cluster_name(cluster), "default", pod);
     let mut all = vec![
         (Kind::Trust, name::MESH.to_owned()),
         (Kind::MeshConfig, name::MESH.to_owned()),
         (Kind::Workload, own),
         (Kind::PeerAuthentication, name::MESH.to_owned()),
     ];
-    all.extend((0..CLUSTERS.len()).map(|cluster| (Kind::NetworkGateway, network(cluster))));
+    all.extend((0..clusters).map(|cluster| (Kind::NetworkGateway, network(cluster))));
     all.extend(services.iter().flat_map(|service| of_service(cluster, *service)));
     all
 }
@@ -261,7 +262,10 @@ impl StalledStream {
         let (requests, outbox) = tokio::sync::mpsc::channel(16);
         let mut first = true;
         for kind in [Kind::Service, Kind::Endpoint] {
-            let names = wanted(0, "stalled-1", &all).into_iter().filter(|(of, _)| *of == kind).map(|(_, name)| name);
+            let names = wanted(size.clusters, 0, "stalled-1", &all)
+                .into_iter()
+                .filter(|(of, _)| *of == kind)
+                .map(|(_, name)| name);
             let node = node(0, 65_000, "stalled-1")?.to_string();
             let request = DeltaDiscoveryRequest {
                 node: first.then(|| EnvoyNode { id: node, ..Default::default() }),

@@ -179,7 +179,7 @@ fn isthmus(rig: &Rig, route: &SniRoute, mesh: &Mesh) -> Result<Command> {
         name: "service".into(),
         namespace: mesh::NAMESPACE.into(),
         ports: vec![d::Port { number: PORT.into(), ..d::Port::default() }],
-        exports: vec![d::Export { cluster: mesh::CLUSTER.into(), network: mesh::NETWORK.into() }],
+        exports: vec![d::Export { cluster: mesh::CLUSTER.into(), network: mesh::NETWORK.into(), ..Default::default() }],
         ..d::Service::default()
     };
     let direct = d::Direct {

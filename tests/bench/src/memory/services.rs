@@ -7,6 +7,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result};
+use serde_json::Value;
+use tokio::runtime::Runtime;
 
 use super::{MIB, MemoryRecorder, MemorySize};
 use crate::chain::{PortProtocol, await_routed, await_status};
@@ -15,6 +17,7 @@ use crate::control_plane::controller::Controller;
 use crate::control_plane::pods::{self, MeshPod};
 use crate::control_plane::{objects, rules};
 use crate::finding::Metric;
+use crate::process::Process;
 use crate::rig::Rig;
 use crate::sidecar;
 
@@ -26,54 +29,80 @@ const FIRST: u16 = 20_000;
 
 /// Measures each size of mesh, the largest one also with rules.
 pub fn measure(recorder: &mut MemoryRecorder, rig: &Rig, size: MemorySize) -> Result<()> {
-    pods::find_controller(rig)?;
-    let _server = sidecar::server(rig)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let cluster = runtime.block_on(Cluster::start(rig, "memory", API))?;
-    let client = cluster.client();
-    // In order: a pod needs its service account.
-    for object in objects::base(0) {
-        runtime.block_on(client.create(object))?;
-    }
-    for pod in [USER, USED] {
-        runtime.block_on(pod.create(client))?;
-    }
-    let port = PortProtocol::Http1.server().port();
-    let mut made = 0;
-    let mut one = |services: usize, has_rules: bool| {
-        let rules = if has_rules { ", each with a VirtualService and a DestinationRule" } else { "" };
-        let load = format!("{} services used of {services}{rules}", size.used);
-        let measured = MeasuredSidecar { rig, cluster: &cluster, services, has_rules, size };
-        let (user, controller) = runtime.block_on(measured.resident()).with_context(|| load.clone())?;
-        recorder.add(&load, "isthmus", Metric::cost("resident memory of the sidecar", "MiB"), user);
-        recorder.add(&load, "isthmus", Metric::cost("resident memory of the controller", "MiB"), controller);
-        anyhow::Ok(())
-    };
+    let mut mesh = GrowingMesh::start(recorder, rig, size)?;
     for &services in size.services {
-        // Services that nothing uses have an address of their own.
-        let of = |number: usize| pods::service(number, 80, port, (number < size.used).then_some(USED));
-        runtime.block_on(client.create_all((made..services).flat_map(of)))?;
-        made = services;
-        one(services, false)?;
+        mesh.add_services(services)?;
+        mesh.measure("", false)?;
     }
-    runtime.block_on(client.create_all((0..made).flat_map(rules::both)))?;
-    one(made, true)
+    mesh.create((0..mesh.services).flat_map(rules::both))?;
+    mesh.measure(", each with a VirtualService and a DestinationRule", true)
 }
 
-struct MeasuredSidecar<'a> {
+/// Measures a mesh without ServiceEntries and with many, of which the sidecar uses none.
+pub fn measure_entries(recorder: &mut MemoryRecorder, rig: &Rig, size: MemorySize) -> Result<()> {
+    let mut mesh = GrowingMesh::start(recorder, rig, size)?;
+    mesh.add_services(size.used)?;
+    mesh.measure("", false)?;
+    mesh.create((0..size.entries).map(rules::service_entry))?;
+    mesh.measure(&format!(", and none of {} ServiceEntries", size.entries), false)
+}
+
+/// A cluster to which objects are added, with a sidecar that uses a few of its services.
+struct GrowingMesh<'a> {
+    recorder: &'a mut MemoryRecorder,
     rig: &'a Rig,
-    cluster: &'a Cluster,
-    services: usize,
-    has_rules: bool,
     size: MemorySize,
+    runtime: Runtime,
+    cluster: Cluster,
+    services: usize,
+    _server: Process,
 }
 
-impl MeasuredSidecar<'_> {
+impl<'a> GrowingMesh<'a> {
+    fn start(recorder: &'a mut MemoryRecorder, rig: &'a Rig, size: MemorySize) -> Result<Self> {
+        pods::find_controller(rig)?;
+        let server = sidecar::server(rig)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let cluster = runtime.block_on(Cluster::start(rig, "memory", API))?;
+        // In order: a pod needs its service account.
+        for object in objects::base(0) {
+            runtime.block_on(cluster.client().create(object))?;
+        }
+        for pod in [USER, USED] {
+            runtime.block_on(pod.create(cluster.client()))?;
+        }
+        Ok(Self { recorder, rig, size, runtime, cluster, services: 0, _server: server })
+    }
+
+    fn create(&self, objects: impl Iterator<Item = (String, Value)>) -> Result<()> {
+        self.runtime.block_on(self.cluster.client().create_all(objects))
+    }
+
+    /// Adds services up to a number. Those that nothing uses have an address of their own.
+    fn add_services(&mut self, services: usize) -> Result<()> {
+        let port = PortProtocol::Http1.server().port();
+        let used = self.size.used;
+        let of = |number: usize| pods::service(number, 80, port, (number < used).then_some(USED));
+        self.create((self.services..services).flat_map(of))?;
+        self.services = services;
+        Ok(())
+    }
+
+    /// Records the resident memory of a new controller and a new sidecar.
+    fn measure(&mut self, others: &str, has_rules: bool) -> Result<()> {
+        let load = format!("{} services used of {}{others}", self.size.used, self.services);
+        let (user, controller) =
+            self.runtime.block_on(self.resident(&load, has_rules)).with_context(|| load.clone())?;
+        self.recorder.add(&load, "isthmus", Metric::cost("resident memory of the sidecar", "MiB"), user);
+        self.recorder.add(&load, "isthmus", Metric::cost("resident memory of the controller", "MiB"), controller);
+        Ok(())
+    }
+
     /// The resident memory of the sidecar and the controller, in MiB.
-    async fn resident(&self) -> Result<(f64, f64)> {
-        let Self { rig, cluster, services, has_rules, size } = *self;
+    async fn resident(&self, load: &str, has_rules: bool) -> Result<(f64, f64)> {
+        let Self { rig, ref cluster, size, .. } = *self;
         let client = cluster.client();
-        let log = format!("controller-of-{services}{}", if has_rules { "-with-rules" } else { "" });
+        let log = format!("controller, {load}").replace(|c: char| !c.is_ascii_alphanumeric(), "-");
         let state = rig.directory().join(format!("state-of-{log}"));
         let controller = Controller::start(rig, &cluster.kubeconfig, &state, &log)?;
         let root = pods::root_certificate(rig, client).await?;

@@ -35,11 +35,7 @@ impl Bed {
         let (api, what) = self.api(&object);
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let parameters = PatchParams::apply("isthmus-conformance").force();
-        let mut applied = api.patch(name, &parameters, &Patch::Apply(&object)).await;
-        // A controller has created it at the same time, such as the default account of a namespace.
-        if matches!(&applied, Err(kube::Error::Api(status)) if status.code == 409) {
-            applied = api.patch(name, &parameters, &Patch::Apply(&object)).await;
-        }
+        let applied = api.patch(name, &parameters, &Patch::Apply(&object)).await;
         let applied = applied.map_err(|error| match error {
             kube::Error::Api(status) => anyhow::anyhow!("{what}: {}", status.message),
             other => anyhow::Error::from(other).context(what),

@@ -4,7 +4,7 @@
 //! Source: the constraints of Envoy's API (`route_components.proto`, `base.proto`, `tls.proto`), and what istiod makes of the
 //! objects.
 
-use super::{Check, names};
+use super::{Check, names, virtual_service};
 
 /// The codes that Envoy redirects with.
 const REDIRECTS: [u32; 6] = [0, 301, 302, 303, 307, 308];
@@ -63,11 +63,16 @@ pub(super) fn hash_key(field: &str, name: &Option<String>, is_header: bool, chec
     }
 }
 
+/// Returns whether a server name is one by which gateways of a mesh know a service. Its labels have underscores.
+fn is_of_mesh(name: &str) -> bool {
+    name.starts_with("outbound_.") && virtual_service::of_gateway(name, true).is_ok()
+}
+
 /// Warns of a server name that cannot be sent.
 pub(super) fn server_name(name: &str, check: &mut Check) {
     if name.len() > MAX_SERVER_NAME {
         check.warn_of("sni", format!("has {} bytes; connections fail with more than {MAX_SERVER_NAME}", name.len()));
-    } else if !name.is_empty() && names::host(name).is_err() {
+    } else if !name.is_empty() && !is_of_mesh(name) && names::host(name).is_err() {
         check.warn_of("sni", "is not a server name, so connections fail; write the name of a host");
     }
 }

@@ -50,11 +50,15 @@ pub async fn route(
         server_name: server_name.as_deref(),
     };
     let is_tls = io.prefix().first() == Some(&TLS_HANDSHAKE);
-    let tls = is_tls.then(|| table.tls(&facts)).flatten();
-    match tls.or_else(|| table.tcp(&facts)).and_then(chosen) {
+    match taken(&table, &facts, is_tls).and_then(chosen) {
         Some(to) => resolve::find(to, downstream.destination, &destination, worker).await,
         None => Ok(destination),
     }
+}
+
+/// Returns the destinations of the first route that takes a connection. `is_tls` is whether it is TLS of the application's own.
+pub(super) fn taken<'a>(table: &'a Table, facts: &ConnectionFacts<'_>, is_tls: bool) -> Option<&'a [RouteDestination]> {
+    is_tls.then(|| table.tls(facts)).flatten().or_else(|| table.tcp(facts))
 }
 
 /// Returns the service that the server name of a TLS connection names, if its port is not one of requests: a ServiceEntry. The
@@ -69,14 +73,21 @@ pub async fn named(
     worker: &Rc<Worker>,
 ) -> Result<Option<Destination>, Failure> {
     let name = tokio::time::timeout(within, server_name(io)).await.unwrap_or(Ok(None)).map_err(Failure::downstream)?;
-    let Some(name) = name.as_deref().and_then(host::entry) else { return Ok(None) };
-    let port = downstream.destination.port();
-    let Some(service) = worker.view.reached_by_host(&name, port).await.found() else { return Ok(None) };
+    Ok(match name {
+        Some(name) => of_server_name(&name, downstream.destination, worker).await,
+        None => None,
+    })
+}
+
+/// Returns the service that a server name of TLS names, if its port is not one of requests, for a connection to `address`.
+pub async fn of_server_name(name: &str, address: SocketAddr, worker: &Rc<Worker>) -> Option<Destination> {
+    let (name, port) = (host::entry(name)?, address.port());
+    let service = worker.view.reached_by_host(&name, port).await.found()?;
     let opaque = service.port(port).is_some_and(|port| matches!(port.protocol, Protocol::Tcp | Protocol::Unknown));
     if !opaque {
-        return Ok(None);
+        return None;
     }
-    Ok(Some(Destination::of_host(&service, port, &name, downstream.destination, worker).await))
+    Some(Destination::of_host(&service, port, &name, address, worker).await)
 }
 
 /// Returns where a gateway's connection goes: to a destination of the first route that takes it. `server_port` is the port of the

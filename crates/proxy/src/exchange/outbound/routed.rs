@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request, uri};
 use route::{
     Action, CorsOutcome, Destination as RouteDestination, Forward, HeaderEdits, HttpMatch, HttpRoute, RequestFacts,
     Retries, RetryTokens, Table, choose,
@@ -374,16 +374,7 @@ fn in_order<'a>(forward: &Forward, route: &'a HeaderEdits, destination: &'a Head
 
 /// Returns what conditions see of a request.
 fn facts(request: &Request<Incoming>, port: u16) -> RequestFacts<'_> {
-    RequestFacts {
-        path: request.uri().path(),
-        query: request.uri().query(),
-        scheme: scheme(request.headers()),
-        method: request.method().as_str(),
-        authority: headers::host(request.uri(), request.headers()).unwrap_or_default(),
-        headers: request.headers(),
-        port,
-        claims: None,
-    }
+    facts_of_parts(request.method(), request.uri(), request.headers(), port)
 }
 
 /// Returns the scheme of a request: what the client says that it was, as in Envoy.
@@ -393,14 +384,22 @@ fn scheme(headers: &HeaderMap) -> &str {
 
 /// Returns what conditions see of an exchange's request, which came to this port.
 pub(in crate::exchange) fn facts_of(exchange: &Exchange, port: u16) -> RequestFacts<'_> {
-    let head = &exchange.head;
+    facts_of_head(&exchange.head, port)
+}
+
+/// Returns what conditions see of a request with this head, which came to this port.
+pub(super) fn facts_of_head(head: &request::Parts, port: u16) -> RequestFacts<'_> {
+    facts_of_parts(&head.method, &head.uri, &head.headers, port)
+}
+
+fn facts_of_parts<'a>(method: &'a Method, uri: &'a Uri, headers: &'a HeaderMap, port: u16) -> RequestFacts<'a> {
     RequestFacts {
-        path: head.uri.path(),
-        query: head.uri.query(),
-        scheme: scheme(&head.headers),
-        method: head.method.as_str(),
-        authority: headers::host(&head.uri, &head.headers).unwrap_or_default(),
-        headers: &head.headers,
+        path: uri.path(),
+        query: uri.query(),
+        scheme: scheme(headers),
+        method: method.as_str(),
+        authority: headers::host(uri, headers).unwrap_or_default(),
+        headers,
         port,
         claims: None,
     }

@@ -223,6 +223,8 @@ fn judge(answer: Answer, retries: &Retries) -> Result<Answer, FailedAttempt> {
     let grpc = headers::is_grpc(response.headers());
     let grpc_status = if grpc { headers::grpc_status(response.headers()) } else { None };
     let unavailable = grpc_status == Some(14);
+    let now = Instant::now();
+    target.succeeded(now);
     leased.pick.report(
         match (unprocessed, unavailable) {
             // Behind a gateway it is one pod of many that is unavailable.
@@ -230,7 +232,7 @@ fn judge(answer: Answer, retries: &Retries) -> Result<Answer, FailedAttempt> {
             (true, _) | (false, true) => Outcome::GatewayError,
             (false, false) => Outcome::of_status(response.status().as_u16()),
         },
-        Instant::now(),
+        now,
     );
     if !unprocessed {
         let rate_limited = response.headers().contains_key(RATE_LIMITED);
@@ -264,7 +266,10 @@ fn lost(exchange: &Exchange, leased: &LeasedConnection, SendError { unprocessed,
     // The other connections most likely lead to the same end, and each would cost another request an attempt.
     leased.pool.clear();
     match cause {
-        SendErrorCause::Unacknowledged => pick.report(Outcome::ConnectFailure, now),
+        SendErrorCause::Unacknowledged => {
+            pick.report(Outcome::ConnectFailure, now);
+            pick.target.failed(now);
+        }
         // An idle connection that the peer closed says nothing of the peer.
         _ if outcome == retry::Outcome::Stale => {}
         _ => pick.report(Outcome::NoResponse, now),

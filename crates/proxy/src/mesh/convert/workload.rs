@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use wire::discovery as message;
 
-use super::{Result, ip, labels, locality, port_number, protocol, workload_labels};
+use super::{Result, federation, ip, labels, locality, port_number, protocol, workload_labels};
 use crate::mesh::model::{ApplicationAddress, InboundLimits, InboundPort, OwnWorkload};
 
 /// The limits of the application's ports. A port keeps its limits when the workload changes, so that connections and
@@ -43,6 +43,7 @@ pub(in crate::mesh) fn own_workload(message: &message::Workload, limits: &mut Po
                 service: port.service.as_str().into(),
                 limits: limits.set(number, port.limits.as_ref()),
                 application: application(port)?,
+                callers: port.callers.as_ref().map(federation::callers),
             })
         })
         .collect::<Result<_>>()?;

@@ -148,7 +148,9 @@ impl UpstreamCluster {
         match adopted {
             Ok(lease) => Ok(LeasedConnection { pick, pool, lease }),
             Err(error) => {
-                pick.report(Outcome::ConnectFailure, Instant::now());
+                let now = Instant::now();
+                pick.report(Outcome::ConnectFailure, now);
+                pick.target.failed(now);
                 Err(Failure::Connect { endpoint: pick.target.address.to_string().into(), error, retried: false })
             }
         }
@@ -186,6 +188,7 @@ impl UpstreamCluster {
         let clear_pool = |pick: &Pick<Arc<Target>>| self.clear_pool(&pick.id);
         let race =
             connect::race(&self.balancer, first, tried, connect::alpn_of(version), dial, is_late, clear_pool).await?;
+        race.pick.target.succeeded(Instant::now());
         for dialing in race.late {
             // One attempt for each endpoint shows as much as many.
             if let Entry::Vacant(late) = self.late.borrow_mut().entry(dialing.pick.id.clone()) {
@@ -202,6 +205,9 @@ impl UpstreamCluster {
         let opened = (&mut dialing).await;
         let pick = &dialing.pick;
         self.late.borrow_mut().remove(&pick.id);
+        if opened.is_ok() {
+            pick.target.succeeded(Instant::now());
+        }
         match (opened, version) {
             (Ok(opened), Some(version)) => {
                 let pool = self.pools.borrow().get(&pick.id).map(|(_, pool)| pool.clone());

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use balance::{Health, Locality};
 
 use super::*;
-use crate::mesh::{DestinationPolicy, DirectEndpoint, LocalityRules, PortPolicies, Summary, TrafficPolicy};
+use crate::mesh::{
+    DestinationPolicy, DirectEndpoint, LocalityRules, MeshSettings, PortPolicies, Summary, TrafficPolicy,
+};
 
 fn endpoint(id: &str, cluster: &str, network: &str, weight: u32, reach: Reach) -> Endpoint {
     Endpoint {
@@ -57,6 +59,36 @@ fn an_endpoint_of_one_node_is_used_on_that_node_alone_unless_its_own_address_was
     let chosen = |id: &str| ClusterKey { endpoint: Some(id.into()), ..ClusterKey::of(&service, 80, "") };
     assert_eq!(targets(&service, &chosen("a"), &from("node-2")).len(), 1);
     assert_eq!(targets(&service, &chosen("b"), &from("node-1")).len(), 0);
+}
+
+#[test]
+fn endpoints_of_other_clusters_have_a_path_and_are_the_last_resort_if_their_cluster_is_drained() {
+    let own = OwnWorkload { cluster: "1a".into(), ..OwnWorkload::default() };
+    let drained = MeshSettings { drained: ["2a".into()].into(), ..MeshSettings::default() };
+    let snapshot = MeshSnapshot {
+        own: Some(Arc::new(own)),
+        settings: Arc::new(drained),
+        ..snapshot(&[("n2", &[("2.2.2.2", "2a"), ("2.2.2.20", "2b")])])
+    };
+    let service = service(vec![
+        endpoint("a", "1a", "n1", 1, pod("10.0.0.1", true, None)),
+        endpoint("b", "1b", "n1", 1, pod("10.0.0.2", true, None)),
+        endpoint("c", "2a", "n2", 1, summary()),
+        endpoint("d", "2b", "n2", 1, summary()),
+    ]);
+    let found = all(&service, 80, &snapshot);
+    let path = |at: &Candidate<Arc<Target>>| at.target.path.as_ref().map(|path| path.cluster().to_string());
+    let found: Vec<_> = found.iter().map(|at| (path(at), at.health)).collect();
+    assert_eq!(
+        found,
+        [
+            (None, Health::Ready),
+            (Some("1b".to_owned()), Health::Ready),
+            (Some("2a".to_owned()), Health::Degraded),
+            (Some("2b".to_owned()), Health::Ready),
+        ]
+    );
+    assert_eq!(snapshot.paths.all().len(), 3);
 }
 
 fn summary() -> Reach {

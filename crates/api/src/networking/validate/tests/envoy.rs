@@ -45,4 +45,7 @@ fn values_that_envoy_refuses_are_warned_of() {
     }
     let long = format!("{{host: a, trafficPolicy: {{tls: {{mode: SIMPLE, sni: {}}}}}}}", "a".repeat(256));
     assert_eq!(fields(&rule(&long)), ["Warning spec.trafficPolicy.tls.sni"]);
+    let of_mesh =
+        "{host: a, trafficPolicy: {tls: {mode: ISTIO_MUTUAL, sni: outbound_.80_._.a.shop.svc.cluster.local}}}";
+    assert_eq!(fields(&rule(of_mesh)), [""; 0]);
 }

@@ -5,6 +5,8 @@
 //! - an Istio Gateway with a server in AUTO_PASSTHROUGH mode and a matching host, if it selects a pod of the cluster;
 //! - the mesh setting that exports all services.
 //!
+//! FederationPolicies decide which of these exports have an effect ([`decide`]).
+//!
 //! The cluster of the controller exports the controller's own services, by which the proxies and the API servers of remote
 //! clusters reach it, if it signs for such clusters, and its discovery service alone if there are WorkloadGroups, whose workloads
 //! reach it through the gateway. Otherwise neither is reachable from other clusters.
@@ -15,7 +17,7 @@
 //! `kube-system`, as in Istio; and the services of the components' namespace from other clusters, because a remote cluster
 //! must not stand in for the controller.
 
-use crate::inventory::{Definition, Inventory, OWN_SERVICES};
+use crate::inventory::{Definition, ExportRefusal, Inventory, OWN_SERVICES, never_exported};
 use crate::objects::{Key, Record as _};
 
 /// Why a cluster exports a service.
@@ -48,8 +50,29 @@ pub fn is_own(inventory: &Inventory, key: &Key) -> bool {
     key.namespace == inventory.settings().namespace && OWN_SERVICES.iter().any(|(name, _)| **name == *key.name)
 }
 
-/// Returns why a cluster exports a service, or `None` if it does not.
+/// Returns why a cluster exports a service, or `None` if it does not, or may not.
 pub fn reason(inventory: &Inventory, definition: Definition<'_>, hostname: &str) -> Option<Reason> {
+    decide(inventory, definition, hostname).ok().flatten()
+}
+
+/// Returns why a cluster exports a service, or `None` if it does not. No policy decides about the controller's own services.
+///
+/// # Errors
+/// Returns why the export has no effect, and the policy that says so.
+pub(crate) fn decide(
+    inventory: &Inventory,
+    definition: Definition<'_>,
+    hostname: &str,
+) -> Result<Option<Reason>, (ExportRefusal, Option<Key>)> {
+    let reason = wanted(inventory, definition, hostname);
+    if reason.is_some_and(|reason| reason != Reason::Own) {
+        inventory.may_export(definition.cluster, definition.service, hostname)?;
+    }
+    Ok(reason)
+}
+
+/// Returns why a cluster exports a service, whether or not it may.
+pub(crate) fn wanted(inventory: &Inventory, definition: Definition<'_>, hostname: &str) -> Option<Reason> {
     let Definition { cluster, service } = definition;
     if service.external {
         return None;
@@ -60,7 +83,7 @@ pub fn reason(inventory: &Inventory, definition: Definition<'_>, hostname: &str)
         // that primary exports. Proxies would take it for this controller.
         return (service.selects && cluster.info.own && inventory.exposes(key)).then_some(Reason::Own);
     }
-    if &*key.namespace == "kube-system" || (&*key.namespace == "default" && &*key.name == "kubernetes") {
+    if never_exported(key) {
         return None;
     }
     if service.node_local {

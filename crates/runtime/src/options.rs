@@ -1,19 +1,19 @@
-//! The command line.
+//! The command line of gateways: what the programs of gateways have in common.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
 use identity::SpiffeId;
-use runtime::admin::Addresses;
-use runtime::control::DrainTimes;
-use runtime::enrol::Controller;
 use wire::name::{Node, Role};
 
-/// Options of an ingress or egress gateway.
-#[derive(Args, Clone, Debug)]
-pub struct Options {
+use crate::admin::Addresses;
+use crate::control::DrainTimes;
+use crate::enrol::{self, Controller};
+
+/// Options of a gateway: who it is, its controller, its listeners for operators, and its end.
+#[derive(clap::Args, Clone, Debug)]
+pub struct GatewayOptions {
     /// Name of the gateway's cluster.
     #[arg(long, env = "ISTIO_META_CLUSTER_ID", default_value = "Kubernetes")]
     pub cluster: String,
@@ -70,9 +70,9 @@ pub struct Options {
     pub log_json: bool,
 }
 
-impl Options {
+impl GatewayOptions {
     /// Returns the listen addresses of admin, health and metrics.
-    pub(crate) fn addresses(&self) -> Addresses {
+    pub fn addresses(&self) -> Addresses {
         Addresses {
             admin: Some(self.admin_address),
             health: Some(self.health_address),
@@ -82,21 +82,33 @@ impl Options {
     }
 
     /// Returns the settings of the drain.
-    pub(crate) fn drain_times(&self) -> DrainTimes {
+    pub fn drain_times(&self) -> DrainTimes {
         DrainTimes {
             delay: Duration::from_secs_f64(self.drain_delay.clamp(0.0, 3600.0)),
             deadline: Duration::from_secs_f64(self.drain_deadline.clamp(0.0, 86_400.0)),
         }
     }
 
-    /// Returns the node ID.
-    pub(crate) fn node(&self) -> Node {
+    /// Returns the node ID of a gateway of this role.
+    pub fn node(&self, role: Role) -> Node {
         Node {
-            role: Role::Router,
+            role,
             ip: self.ip,
             pod: self.pod.clone(),
             namespace: self.namespace.clone(),
             cluster: self.cluster.clone(),
         }
+    }
+
+    /// Returns how the gateway enrols.
+    pub fn enrolment(&self) -> enrol::Options {
+        let mut controller = self.discovery_address.clone();
+        if let Some(id) = &self.controller_identity {
+            controller = controller.known_as(id.clone(), self.controller_issuer.clone());
+        }
+        let mut enrolment = enrol::Options::new(controller, &self.cluster);
+        enrolment.token_path.clone_from(&self.token_path);
+        enrolment.root_path.clone_from(&self.root_path);
+        enrolment
     }
 }
