@@ -7,13 +7,15 @@
 use serde_json::{Value, json};
 
 use crate::names;
+use crate::service_entry_export::WRITING;
 
 /// The name of the service account and of its roles.
 pub const READER: &str = "isthmus-reader";
 
 /// The name of the service account by which a controller writes, and of its role.
 ///
-/// The writer may write Events, the status of ServiceExports, and the ServiceImports and EndpointSlices of exported services.
+/// The writer may write Events, the status of ServiceExports, the ServiceImports and EndpointSlices of exported services, and the
+/// ServiceEntries and DestinationRules of services that are exported to the cluster.
 /// A remote secret has no token of it: the reader requests short-lived ones.
 pub const WRITER: &str = "isthmus-writer";
 
@@ -140,7 +142,7 @@ pub fn objects(namespace: &str, served: Served) -> Vec<Value> {
 /// Returns the writer's account, and the roles by which it writes and the reader requests its tokens, for one namespace of the
 /// components.
 pub fn writer_objects(namespace: &str) -> Vec<Value> {
-    let rules: Vec<Value> = WRITTEN.iter().map(RbacRule::to_json).collect();
+    let rules: Vec<Value> = WRITTEN.iter().chain([&WRITING]).map(RbacRule::to_json).collect();
     let rbac = "rbac.authorization.k8s.io/v1";
     let bound = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": WRITER});
     let subject = |name: &str| json!([{"kind": "ServiceAccount", "name": name, "namespace": namespace}]);

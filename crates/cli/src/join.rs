@@ -107,7 +107,7 @@ pub(crate) async fn run(args: JoinArgs) -> anyhow::Result<ExitCode> {
     ));
     if writes {
         print_stderr(&format!(
-            "{}: account {}/{WRITER} created, for Events, the status of exports, imports and their endpoint slices",
+            "{}: account {}/{WRITER} created, writes Events, the status of exports, and imports",
             remote.name, args.namespace
         ));
     }

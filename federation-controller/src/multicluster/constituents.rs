@@ -1,45 +1,61 @@
 //! What each ServiceExport stands for: an export that is merged with those of other clusters, or the reason why it is not.
 
+use std::borrow::Cow;
+
 use super::merge::{Affinity, Constituent};
-use crate::inventory::{ClusterInventory, Inventory};
+use crate::inventory::{ClusterInventory, Consumers, Inventory, RefusedExport, never_exported};
 use crate::objects::{Export, Key, Record as _, Service};
 
 /// What an export stands for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Standing {
-    /// It is one of the exports that are merged. `unused` says why no other cluster uses its endpoints.
-    Merged { constituent: Box<Constituent>, unused: Option<&'static str> },
+    /// It is one of the exports that are merged, for the clusters that may consume it. `unused` says why no other cluster uses
+    /// its endpoints.
+    Merged { constituent: Box<Constituent>, consumers: Consumers, unused: Option<&'static str> },
     /// The cluster has no Service of its name.
     NoService,
     /// The Service has a type that cannot be exported.
     InvalidType,
-    /// The mesh exports no such service.
-    Refused(&'static str),
+    /// The mesh exports no such service, or a FederationPolicy refuses the export.
+    Refused(Cow<'static, str>),
+}
+
+impl Standing {
+    /// Returns the export that is merged.
+    pub(super) fn constituent(&self) -> Option<&Constituent> {
+        match self {
+            Standing::Merged { constituent, .. } => Some(constituent),
+            _ => None,
+        }
+    }
 }
 
 /// Returns what an export of a cluster stands for.
 pub(super) fn of(inventory: &Inventory, cluster: &ClusterInventory, export: &Export) -> Standing {
     let key = &export.key();
     if let Some(why) = refusal(inventory, cluster, key) {
-        return Standing::Refused(why);
+        return Standing::Refused(why.into());
     }
     let Some(service) = cluster.services().get(key) else { return Standing::NoService };
     if service.external {
         return Standing::InvalidType;
     }
+    let hostname = inventory.settings().hostname(key);
+    if let Err((refusal, policy)) = inventory.may_export(cluster, service, &hostname) {
+        let refused = RefusedExport { cluster: cluster.info.name.clone(), service: key.clone(), refusal, policy };
+        return Standing::Refused(refused.text().into());
+    }
     let unused = service
         .node_local
         .then_some("the Service has internalTrafficPolicy Local, so its endpoints serve their own node alone");
-    Standing::Merged { constituent: Box::new(constituent(cluster, service, export)), unused }
+    let consumers = inventory.consumers(&cluster.info.name, key);
+    Standing::Merged { constituent: Box::new(constituent(cluster, service, export)), consumers, unused }
 }
 
 /// Returns why the mesh never exports a service of this name from this cluster.
 fn refusal(inventory: &Inventory, cluster: &ClusterInventory, key: &Key) -> Option<&'static str> {
-    if &*key.namespace == "kube-system" {
-        return Some("services of namespace kube-system are never exported");
-    }
-    if &*key.namespace == "default" && &*key.name == "kubernetes" {
-        return Some("the API server's own Service is never exported");
+    if never_exported(key) {
+        return Some("services of namespace kube-system and default/kubernetes are never exported");
     }
     let system = key.namespace == inventory.settings().namespace;
     (system && !cluster.info.own)

@@ -10,7 +10,7 @@ use super::objects::{Condition, ExportStatus, Import};
 use super::slices::{self, NamedSlice, SourceSlices};
 use crate::compile::address;
 use crate::inventory::{ClusterInventory, Inventory, OWN_SERVICES};
-use crate::objects::{IpFamily, Key, Record as _, Text};
+use crate::objects::{Export, IpFamily, Key, Record as _, Text};
 
 /// What is to be written in all clusters.
 #[derive(Debug, Default)]
@@ -61,33 +61,29 @@ pub(super) fn add(plan: &mut Plan, inventory: &Inventory, key: &Key, address: Op
     let exports = inventory.clusters().filter_map(|cluster| Some((cluster, cluster.exports().get(key)?)));
     let standings: Vec<_> =
         exports.map(|(cluster, export)| (cluster, export, constituents::of(inventory, cluster, export))).collect();
-    let merging = standings.iter().filter_map(|(_, _, standing)| match standing {
-        Standing::Merged { constituent, .. } => Some((**constituent).clone()),
-        _ => None,
-    });
-    let merged = merge(merging.collect());
-    let importers: Vec<&ClusterInventory> =
-        inventory.clusters().filter(|cluster| cluster.namespaces().named(&key.namespace).is_some()).collect();
+    let mut services = Services { inventory, key, standings: &standings, known: Vec::new() };
+    let importing = inventory.clusters().filter(|cluster| cluster.namespaces().named(&key.namespace).is_some());
+    let importers: Vec<(&ClusterInventory, Arc<Shared<'_>>)> =
+        importing.filter_map(|cluster| Some((cluster, services.of_consumer(&cluster.info.name)?))).collect();
+    let all = merge(standings.iter().filter_map(|(_, _, standing)| standing.constituent().cloned()).collect());
     for (cluster, export, standing) in &standings {
         let left_out = export.exported.as_ref().map_or(0, |of| of.left_out);
-        let conditions = conditions(standing, merged.as_ref(), address, importers.len(), left_out);
-        if let Some(of) = plan.clusters.get_mut(&cluster.info.name) {
+        let name = &cluster.info.name;
+        let importers = importers.iter().filter(|(_, shared)| shared.merged.clusters.contains(name)).count();
+        let conditions = conditions(standing, all.as_ref(), address, importers, left_out);
+        if let Some(of) = plan.clusters.get_mut(name) {
             of.exports.insert(key.clone(), ExportStatus { uid: export.uid, conditions });
         }
     }
-    let Some(merged) = merged else { return };
-    let sources = merged.clusters.iter().filter_map(|name| inventory.cluster(name));
-    let sources: Vec<(&ClusterInventory, SourceSlices)> =
-        sources.map(|source| (source, slices::of_source(inventory, source, key, &merged))).collect();
-    let mut imports: Vec<(Arc<Import>, ImportOf)> = Vec::new();
-    for cluster in importers {
+    let mut imports: Vec<(Arc<Import>, ImportOf, Arc<Shared<'_>>)> = Vec::new();
+    for (cluster, shared) in importers {
         let Some(of) = plan.clusters.get_mut(&cluster.info.name) else { continue };
         let mut has_slices = false;
         let mut beyond = Vec::new();
-        for (source, slices) in &sources {
+        for (source, slices) in &shared.sources {
             let own = source.info.name == cluster.info.name;
             let network = Some(cluster.network().clone()).filter(|network| !network.is_empty());
-            let local = merged.local || source.services().get(key).is_some_and(|service| service.node_local);
+            let local = shared.merged.local || source.services().get(key).is_some_and(|service| service.node_local);
             let reachable = match (own, network, local) {
                 (true, ..) => slices.get(&None),
                 (false, Some(network), false) => slices.get(&Some(network)),
@@ -106,15 +102,56 @@ pub(super) fn add(plan: &mut Plan, inventory: &Inventory, key: &Key, address: Op
         let beyond = beyond.iter().map(|source| (source.info.name.clone(), source.network().clone())).collect();
         let wanted = ImportOf { families: families(cluster), has_slices, beyond };
         // Most clusters have the same import.
-        let import = match imports.iter().find(|(_, known)| *known == wanted) {
-            Some((import, _)) => import.clone(),
+        let known = imports.iter().find(|(_, known, of)| *known == wanted && Arc::ptr_eq(of, &shared));
+        let import = match known {
+            Some((import, ..)) => import.clone(),
             None => {
-                let import = Arc::new(wanted.import(&merged, address));
-                imports.push((import.clone(), wanted));
+                let import = Arc::new(wanted.import(&shared.merged, address));
+                imports.push((import.clone(), wanted, shared));
                 import
             }
         };
         of.imports.insert(key.clone(), import);
+    }
+}
+
+/// An export of a cluster, and what it stands for.
+type Exported<'a> = (&'a ClusterInventory, &'a Export, Standing);
+
+/// The service of the exports that some clusters may consume.
+struct Shared<'a> {
+    merged: Merged,
+    sources: Vec<(&'a ClusterInventory, SourceSlices)>,
+}
+
+/// The service for each set of clusters that may consume the same exports. Without FederationPolicies there is one.
+struct Services<'a> {
+    inventory: &'a Inventory,
+    key: &'a Key,
+    standings: &'a [Exported<'a>],
+    /// By whether each export is one of them.
+    known: Vec<(Vec<bool>, Arc<Shared<'a>>)>,
+}
+
+impl<'a> Services<'a> {
+    /// Returns the service as a cluster may consume it: its own export, and those of others that permit it. `None`: there is
+    /// none.
+    fn of_consumer(&mut self, cluster: &Text) -> Option<Arc<Shared<'a>>> {
+        let consumed = |(source, _, standing): &Exported<'a>| match standing {
+            Standing::Merged { consumers, .. } => source.info.name == *cluster || consumers.include(cluster),
+            _ => false,
+        };
+        let of: Vec<bool> = self.standings.iter().map(consumed).collect();
+        if let Some((_, shared)) = self.known.iter().find(|(known, _)| *known == of) {
+            return Some(shared.clone());
+        }
+        let consumed = self.standings.iter().zip(&of).filter(|(_, consumed)| **consumed);
+        let merged = merge(consumed.filter_map(|((_, _, standing), _)| standing.constituent().cloned()).collect())?;
+        let sources = merged.clusters.iter().filter_map(|name| self.inventory.cluster(name));
+        let sources = sources.map(|source| (source, slices::of_source(self.inventory, source, self.key, &merged)));
+        let shared = Arc::new(Shared { sources: sources.collect(), merged });
+        self.known.push((of, shared.clone()));
+        Some(shared)
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) fn addresses(lab: &Lab, target: &str, name: &str) -> Vec<String> {
     found
 }
 
-/// Asks the cluster's DNS server. `bash` sends the packet.
+/// Asks the cluster's DNS server. `dd` sends the packet, since `printf` alone sends a packet for each line.
 pub(super) fn ask(lab: &Lab, target: &str, name: &str, kind: u16) -> DnsReply {
     let mut packet = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
@@ -37,7 +37,8 @@ pub(super) fn ask(lab: &Lab, target: &str, name: &str, kind: u16) -> DnsReply {
     packet.extend_from_slice(&[0, 1]);
     let escaped: String = packet.iter().map(|byte| format!("\\x{byte:02x}")).collect();
     let script = format!(
-        "exec 3<>/dev/udp/10.96.0.10/53; printf '{escaped}' >&3; timeout 3 dd bs=4096 count=1 <&3 2>/dev/null | od -An -v -tx1"
+        "exec 3<>/dev/udp/10.96.0.10/53; printf '{escaped}' | dd bs=512 iflag=fullblock >&3 2>/dev/null; \
+         timeout 3 dd bs=4096 count=1 <&3 2>/dev/null | od -An -v -tx1"
     );
     let text = lab.exec(target, &["bash", "-c", &script]).stdout;
     let bytes: Vec<u8> = text.split_whitespace().filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect();

@@ -52,6 +52,7 @@ fn sidecars_resolve_and_reach_names_in_clusterset_local_across_networks() {
     // Without the writer's account, everything works but the writes, and the status says so.
     lab.kubectl("central", &["-n", "isthmus-system", "delete", "serviceaccount", "isthmus-writer"]).ok();
     lab.kubectl("central", &["delete", "clusterrolebinding", "isthmus-writer"]).ok();
+    lab.kubectl("central", &["delete", "serviceimport", "ratings"]).ok();
     let text = eventually(Duration::from_secs(40), || {
         let text = lab.isthmus(&["status"]).ok();
         if text.contains("not written") { Ok(text) } else { Err(text) }

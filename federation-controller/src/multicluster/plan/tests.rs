@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::inventory::Settings;
 use crate::objects::event::{Cluster, Event};
-use crate::objects::{Export, Kind, Namespace, Object, Pod, Record, Service, Slice};
+use crate::objects::{Export, FederationPolicy, Kind, Namespace, Object, Pod, Record, Service, Slice};
 
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(240, 240, 1, 2);
 
@@ -230,4 +230,42 @@ fn a_cluster_that_is_not_read_yet_is_unknown_and_one_with_a_controller_is_writte
     world.put::<Service>("west", controller);
     let plan = world.plan();
     assert!(plan.clusters["north"].written_by_itself && !plan.clusters["west"].written_by_itself);
+}
+
+#[test]
+fn a_federation_policy_decides_who_exports_and_who_imports() {
+    let mut world = World::new();
+    for (cluster, ip, created) in
+        [("east", "10.245.0.1", "2026-01-01T00:00:00Z"), ("north", "10.246.0.1", "2026-01-01T00:00:05Z")]
+    {
+        world.service(cluster, json!({}));
+        world.pod(cluster, ip);
+        world.export(cluster, created, json!({}));
+    }
+    let policy = |spec: Value| json!({"metadata": {"name": "hello", "namespace": "shop"}, "spec": spec});
+    let clusters = |world: &World, cluster: &str| -> Vec<String> {
+        let plan = world.plan();
+        let import = plan.clusters[cluster].imports.get(&key());
+        import.map(|import| import.clusters.iter().map(ToString::to_string).collect()).unwrap_or_default()
+    };
+    assert_eq!(clusters(&world, "west"), ["east", "north"]);
+
+    // An export that is refused changes no import, and its condition says why.
+    world.put::<FederationPolicy>("west", policy(json!({"exporters": {"clusters": ["north"]}})));
+    assert_eq!(clusters(&world, "west"), ["north"]);
+    let plan = world.plan();
+    assert_eq!(conditions_of(&plan, "east")[..2], ["Valid=True/Valid", "Ready=False/Failed"]);
+    let message = &plan.clusters["east"].exports[&key()].conditions[1].message;
+    assert!(message.contains("FederationPolicy shop/hello"), "{message}");
+    assert_eq!(conditions_of(&plan, "north")[1], "Ready=True/Exported");
+
+    // A cluster that may not consume an export imports its own alone, or nothing.
+    world.put::<FederationPolicy>("west", policy(json!({"consumers": {"clusters": ["north"]}})));
+    assert_eq!(clusters(&world, "west"), Vec::<String>::new());
+    assert_eq!(clusters(&world, "east"), ["east"]);
+    assert_eq!(clusters(&world, "north"), ["east", "north"]);
+    let plan = world.plan();
+    assert!(plan.clusters["west"].slices.is_empty());
+    let message = &plan.clusters["east"].exports[&key()].conditions[1].message;
+    assert!(message.contains("imported by 2 clusters"), "{message}");
 }
