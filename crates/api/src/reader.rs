@@ -7,7 +7,6 @@
 use serde_json::{Value, json};
 
 use crate::names;
-use crate::service_entry_export::WRITING;
 
 /// The name of the service account and of its roles.
 pub const READER: &str = "isthmus-reader";
@@ -104,6 +103,13 @@ pub const WRITTEN: &[RbacRule] = &[
         verbs: &["get", "list", "watch", "create", "patch", "delete"],
         names: &[],
     },
+    // Of services that are exported to the cluster as ServiceEntries.
+    RbacRule {
+        group: crate::networking::GROUP,
+        resources: &["serviceentries", "destinationrules"],
+        verbs: &["get", "list", "create", "patch", "delete"],
+        names: &[],
+    },
 ];
 
 impl RbacRule {
@@ -142,7 +148,7 @@ pub fn objects(namespace: &str, served: Served) -> Vec<Value> {
 /// Returns the writer's account, and the roles by which it writes and the reader requests its tokens, for one namespace of the
 /// components.
 pub fn writer_objects(namespace: &str) -> Vec<Value> {
-    let rules: Vec<Value> = WRITTEN.iter().chain([&WRITING]).map(RbacRule::to_json).collect();
+    let rules: Vec<Value> = WRITTEN.iter().map(RbacRule::to_json).collect();
     let rbac = "rbac.authorization.k8s.io/v1";
     let bound = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": WRITER});
     let subject = |name: &str| json!([{"kind": "ServiceAccount", "name": name, "namespace": namespace}]);

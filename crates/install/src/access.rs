@@ -3,7 +3,6 @@
 use api::compatibility::GROUPS;
 use api::names::{CLAIMS_CONFIG_MAP, DEBUG_READER, INJECTION_WEBHOOK, WARNING_WEBHOOK};
 use api::reader::{RbacRule, SERVING, Served, WATCHED, WRITTEN};
-use api::service_entry_export::WRITING;
 use serde_json::{Value, json};
 
 use crate::components::{CONTROLLER, GATEWAY};
@@ -114,12 +113,14 @@ pub fn all(of: &Installation) -> Vec<Value> {
 
 fn controller(of: &Installation) -> Vec<Value> {
     let configuration = configuration();
-    let cluster_wide =
-        WATCHED.iter().chain(&configuration).chain(SERVING).chain(&WEBHOOKS).chain(&REPORTING).chain(WRITTEN).chain([
-            &REVIEWING,
-            &REGISTERING,
-            &WRITING,
-        ]);
+    let cluster_wide = WATCHED
+        .iter()
+        .chain(&configuration)
+        .chain(SERVING)
+        .chain(&WEBHOOKS)
+        .chain(&REPORTING)
+        .chain(WRITTEN)
+        .chain([&REVIEWING, &REGISTERING]);
     let subjects = json!([{"kind": "ServiceAccount", "name": CONTROLLER, "namespace": of.namespace}]);
     let bound = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": CONTROLLER});
     let local = json!({"name": CONTROLLER, "namespace": of.root_namespace});

@@ -119,6 +119,7 @@ pub(super) fn is_key(key: &str) -> bool {
     let ends = edge(name.as_bytes().first()) && edge(name.as_bytes().last());
     prefix.is_none_or(is_subdomain) && ends && is_label_value(name)
 }
+
 /// The addresses at which clouds serve a host's metadata and credentials, besides the link-local 169.254.169.254: of AWS (IPv6),
 /// Alibaba and Oracle.
 const METADATA: [IpAddr; 3] = [

@@ -27,7 +27,7 @@ pub struct Service {
     /// `metadata.creationTimestamp`, seconds since 1970.
     pub created: i64,
     /// `spec.clusterIPs`, without "None".
-    pub cluster_ips: Vec<IpAddr>,
+    pub cluster_ips: Box<[IpAddr]>,
     /// `spec.clusterIP: None`.
     pub headless: bool,
     /// TCP ports. Ports of other protocols are left out.
@@ -47,7 +47,7 @@ pub struct Service {
     /// Label `networking.istio.io/gatewayPort`; 0 if its value is not a port.
     pub gateway_port: Option<u16>,
     /// `status.loadBalancer.ingress[].ip` and `spec.externalIPs`.
-    pub external_ips: Vec<IpAddr>,
+    pub external_ips: Box<[IpAddr]>,
     /// `status.loadBalancer.ingress[].hostname`.
     #[serde(default)]
     pub external_names: Box<[Text]>,
@@ -286,8 +286,6 @@ impl Record for Service {
             }
         }
         self.ports = self.ports.to_vec();
-        self.cluster_ips = self.cluster_ips.to_vec();
-        self.external_ips = self.external_ips.to_vec();
         self.external_names = self.external_names.iter().map(copy).collect();
         self.export_to.iter_mut().for_each(|namespace| strings.text(namespace));
         self.details.iter_mut().for_each(|details| details.intern(strings));
@@ -420,7 +418,7 @@ mod tests {
         };
         assert_eq!(service.ports, [port]);
         assert_eq!(service.cluster_ips.len(), 2);
-        assert_eq!(service.external_ips, ["203.0.113.10".parse::<IpAddr>().unwrap(), "198.51.100.1".parse().unwrap()]);
+        assert_eq!(*service.external_ips, ["203.0.113.10".parse::<IpAddr>().unwrap(), "198.51.100.1".parse().unwrap()]);
         assert_eq!(*service.external_names, ["x.example".into()]);
         assert!(service.selects && !service.headless);
         let selector = service.selector.as_ref().and_then(|selector| selector.get("app"));

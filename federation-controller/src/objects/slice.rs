@@ -21,7 +21,7 @@ pub struct Slice {
     /// Label `kubernetes.io/service-name`.
     pub service: Text,
     /// TCP ports: the service port's name, and the number that the endpoints listen on.
-    pub ports: Vec<(Text, u16)>,
+    pub ports: Box<[(Text, u16)]>,
     /// The ports of other protocols.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub other_ports: Option<Box<[OtherPort]>>,
@@ -208,7 +208,6 @@ impl Record for Slice {
         strings.text(&mut self.namespace);
         strings.text(&mut self.service);
         self.ports.iter_mut().for_each(|(name, _)| strings.text(name));
-        self.ports = self.ports.to_vec();
         self.other_ports.iter_mut().flatten().for_each(|port| strings.text(&mut port.name));
         for endpoint in &mut self.endpoints {
             strings.spot(&mut endpoint.spot);
@@ -292,7 +291,7 @@ mod tests {
                 {"addresses": ["nonsense"]}, {"addresses": []}]
         });
         let slice = extract(json).unwrap();
-        assert_eq!(slice.ports, [("http".into(), 9080)]);
+        assert_eq!(*slice.ports, [("http".into(), 9080)]);
         let states: Vec<_> = slice.endpoints.iter().map(|e| (e.ready, e.terminating, e.pod.as_deref())).collect();
         let expected = [
             (true, false, Some("reviews-1")),
