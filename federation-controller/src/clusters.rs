@@ -37,6 +37,7 @@ mod secrets;
 pub(crate) mod trouble;
 pub(crate) mod watch;
 mod without_effect;
+mod writer;
 
 #[cfg(test)]
 mod tests;
@@ -146,8 +147,10 @@ struct Shared {
     written: Mutex<BTreeMap<Text, SecretEntry>>,
     /// The tokens that cannot be renewed, and why.
     expiring: Mutex<BTreeMap<Text, Problem>>,
-    /// The clusters in which Events are not written, and why.
-    unwritten: Mutex<BTreeMap<Text, String>>,
+    /// What is not written in clusters, and why.
+    unwritten: Mutex<BTreeMap<(Text, &'static str), String>>,
+    /// The clients that write in other clusters.
+    writers: Mutex<BTreeMap<Text, writer::Held>>,
     /// Which API server each cluster has.
     claims: Claims,
     /// Whether the remote secrets have been read since the start.
@@ -178,6 +181,7 @@ pub async fn start(config: Config, events: Queues) -> Result<Clusters, StartErro
         written: Mutex::default(),
         expiring: Mutex::default(),
         unwritten: Mutex::default(),
+        writers: Mutex::default(),
         claims: Claims::default(),
         listed: AtomicBool::new(false),
         changes: channel::Sender::new(0),
@@ -281,19 +285,20 @@ impl Clusters {
         problems.extend(self.shared.expiring.lock().unwrap_or_else(PoisonError::into_inner).values().cloned());
         let unwritten = self.shared.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.shared.known();
-        problems.extend(unwritten.iter().filter_map(|(cluster, why)| {
+        problems.extend(unwritten.iter().filter_map(|((cluster, what), why)| {
             let secret = known.get(cluster)?.secret.as_deref().unwrap_or_default().to_owned();
-            Some(Problem { secret, cluster: cluster.to_string(), why: why.clone(), in_force: true })
+            let why = format!("not written: {what}: {why}");
+            Some(Problem { secret, cluster: cluster.to_string(), why, in_force: true })
         }));
         problems
     }
 
-    /// Notes whether Events can be written in a cluster: `None`, or why not.
-    pub(crate) fn set_unwritten(&self, cluster: &Text, why: Option<String>) {
+    /// Notes whether objects can be written in a cluster: `None`, or why not.
+    pub(crate) fn set_unwritten(&self, cluster: &Text, what: &'static str, why: Option<String>) {
         let mut unwritten = self.shared.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
         match why {
-            Some(why) => drop(unwritten.insert(cluster.clone(), why)),
-            None => drop(unwritten.remove(cluster)),
+            Some(why) => drop(unwritten.insert((cluster.clone(), what), why)),
+            None => drop(unwritten.remove(&(cluster.clone(), what))),
         }
     }
 }
@@ -301,6 +306,10 @@ impl Clusters {
 impl Shared {
     fn known(&self) -> MutexGuard<'_, BTreeMap<Text, ManagedCluster>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writers(&self) -> MutexGuard<'_, BTreeMap<Text, writer::Held>> {
+        self.writers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set_contact(&self, cluster: &str, contact: Contact) {
@@ -436,6 +445,7 @@ impl Supervisor {
 
     async fn end(&self, cluster: Text) {
         self.shared.written().remove(&cluster);
+        self.shared.writers().remove(&cluster);
         let Some(known) = self.shared.known().remove(&cluster) else { return };
         let tasks = {
             let mut slot = known.slot.lock().unwrap_or_else(PoisonError::into_inner);

@@ -107,8 +107,7 @@ impl Compiler {
         if inventory.definitions(hostname).next().is_none() {
             return self.compile_entries(inventory, hostname, subsets);
         }
-        let Views { views, facts, refused_exports } = service::views(inventory, hostname, subsets);
-        let facts = (!views.is_empty()).then(|| one_copy(&mut self.shared.facts, facts));
+        let Views { views, mut facts, refused_exports } = service::views(inventory, hostname, subsets);
         let address = match views.iter().any(ServiceView::needs_address) {
             true => self.addresses.of(hostname),
             false => {
@@ -116,6 +115,8 @@ impl Compiler {
                 None
             }
         };
+        facts.clusterset = address.filter(|_| views.iter().any(ServiceView::has_clusterset_address));
+        let facts = (!views.is_empty()).then(|| one_copy(&mut self.shared.facts, facts));
         let (mut resources, mut endpoints) = (Vec::with_capacity(views.len()), Vec::new());
         for view in views {
             resources.push(view.resource(address.filter(|_| view.needs_address())));

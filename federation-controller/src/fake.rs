@@ -344,6 +344,14 @@ fn write(
     name: Option<String>,
     body: &[u8],
 ) -> Response<Body> {
+    if method == Method::DELETE {
+        let key = (collection.to_owned(), namespace.to_owned(), name.unwrap_or_default());
+        let Some(mut object) = state.objects.remove(&key) else { return status(404, "NotFound", "not found") };
+        state.version += 1;
+        object["metadata"]["resourceVersion"] = json!(state.version.to_string());
+        state.log.push((state.version, "DELETED", collection.to_owned(), object.clone()));
+        return reply(StatusCode::OK, &object);
+    }
     let mut object: Value = serde_json::from_slice(body).unwrap_or_default();
     if let (Some(changes), Some(name)) = (object.as_array().cloned(), &name) {
         let key = (collection.to_owned(), namespace.to_owned(), name.clone());

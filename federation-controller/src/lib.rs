@@ -10,7 +10,8 @@
 //! Start with [`objects`], the kinds that are watched, and follow an event: [`clusters`] receives it, [`inventory`] finds
 //! out what it affects, [`compile`] computes resources, [`publish`] stores them, and [`discovery`] pushes them.
 //! [`pipeline`] runs these stages. [`ca`] is the certificate authority, [`inject`] the admission webhook, [`debug`] the
-//! debug pages. `recorder.rs` writes Events, and `rule_status.rs` the status of rules. `run.rs` starts all of them.
+//! debug pages. `recorder.rs` writes Events, `rule_status.rs` the status of rules, and [`multicluster`] ServiceImports
+//! and the status of ServiceExports. `run.rs` starts all of them.
 //!
 //! The controller carries no traffic. While it is down, proxies keep the resources that they have.
 
@@ -26,6 +27,7 @@ pub mod inventory;
 mod keys;
 pub mod leases;
 pub mod metrics;
+mod multicluster;
 pub mod objects;
 mod options;
 pub mod pipeline;

@@ -39,7 +39,7 @@ mod service_rules;
 mod slice;
 
 pub use credential::{ROOTS_SUFFIX, SecretRead, ServerCredential};
-pub use export::{Export, MAX_TARGETS};
+pub use export::{Export, Exported, MAX_TARGETS};
 pub use federation::FederationPolicy;
 pub use gateway::Gateway;
 pub use keys::{KeySource, Keys};
@@ -52,10 +52,10 @@ pub use rule::{
     AuthorizationPolicy, DestinationRule, PeerAuthentication, ProxyConfig, RequestAuthentication, Rule, RuleProblem,
     RuleSpec, Sidecar, VirtualService,
 };
-pub use service::{Service, ServicePort, TargetPort};
+pub use service::{DeclaredPort, IpFamily, Service, ServiceDetails, ServicePort, TargetPort, Transport};
 pub use service_entry::{ServiceEntry, WorkloadEntry, WorkloadGroup};
 pub use service_rules::{HttpRouteGroup, ServiceProfile, TrafficSplit};
-pub use slice::{Slice, SliceEndpoint, Spot};
+pub use slice::{OtherPort, Slice, SliceEndpoint, Spot};
 
 use intern::Strings;
 

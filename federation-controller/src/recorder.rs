@@ -41,6 +41,9 @@ const WRITES: usize = 20;
 /// Time between attempts in a cluster whose credential may not write Events.
 const REFUSED: Duration = Duration::from_secs(10 * 60);
 
+/// What is reported of a cluster whose credential may not write Events.
+const SUBJECT: &str = "Events on its objects";
+
 /// The component that Events name as their source.
 const SOURCE: &str = "isthmus-controller";
 
@@ -55,16 +58,15 @@ pub(crate) async fn run(state: Arc<State>, clusters: Clusters) {
         let mut notices = state.inventory().object_notices();
         notices.extend(state.unwritten_exports());
         for notice in ledger.due(notices, Instant::now()) {
-            let Some(client) = clusters.client(&notice.cluster) else { continue };
+            let Some(client) = clusters.writer_or_reader(&notice.cluster).await else { continue };
             match write(client, &notice).await {
                 Ok(()) => {
                     ledger.written(&notice, Instant::now());
-                    clusters.set_unwritten(&notice.cluster, None);
+                    clusters.set_unwritten(&notice.cluster, SUBJECT, None);
                 }
                 Err(Trouble::Refused(why)) => {
                     ledger.refused(notice.cluster.clone(), Instant::now());
-                    let why = format!("Events on its objects are not written: {why}");
-                    clusters.set_unwritten(&notice.cluster, Some(why));
+                    clusters.set_unwritten(&notice.cluster, SUBJECT, Some(why));
                 }
                 Err(trouble) => {
                     tracing::debug!(cluster = %notice.cluster, %trouble, "an Event was not written; trying again")

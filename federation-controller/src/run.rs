@@ -28,7 +28,10 @@ use crate::metrics::Metrics;
 use crate::objects::Labels;
 use crate::pipeline::{self, State};
 use crate::publish::snapshot;
-use crate::{Options, ca, clusters, credentials, gauges, recorder, registration, rule_status, service_entries_export};
+use crate::{
+    Options, ca, clusters, credentials, gauges, multicluster, recorder, registration, rule_status,
+    service_entries_export,
+};
 
 /// The time for calls in progress when the controller stops. Certificates are issued in milliseconds; streams end at once.
 const GRACE: Duration = Duration::from_secs(2);
@@ -124,6 +127,7 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
     debug.attach(parts.clusters.clone(), parts.authorities.clone());
     tokio::spawn(credentials::run(shared.state.clone(), events, parts.clusters.clone()));
     tokio::spawn(recorder::run(shared.state.clone(), parts.clusters.clone()));
+    tokio::spawn(multicluster::run(shared.state.clone(), parts.clusters.clone()));
     tokio::spawn(recorder::leases::run(shared.state.clone(), parts.clusters.clone()));
     tokio::spawn(rule_status::run(shared.clone(), parts.clusters.own_client().clone()));
     tokio::spawn(service_entries_export::run(shared.state.clone(), parts.clusters.clone()));

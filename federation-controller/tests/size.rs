@@ -56,7 +56,7 @@ fn service_of(cluster: usize, service: usize) -> Service {
     Service {
         namespace: "default".into(),
         name: format!("s{service}").into(),
-        cluster_ips: vec![[10, 96 + cluster as u8, (service / 250) as u8, (service % 250) as u8].into()],
+        cluster_ips: [[10, 96 + cluster as u8, (service / 250) as u8, (service % 250) as u8].into()].into(),
         ports: vec![ServicePort { name: "http".into(), number: 80, ..Default::default() }],
         selects: true,
         ..Default::default()
@@ -83,8 +83,9 @@ fn slice(cluster: usize, service: usize) -> Slice {
         namespace: "default".into(),
         name: format!("{name}-abcde").into(),
         service: name.into(),
-        ports: vec![("http".into(), 8080)],
+        ports: [("http".into(), 8080)].into(),
         endpoints: (0..PODS).map(endpoint).collect(),
+        other_ports: None,
     }
 }
 

@@ -1,7 +1,8 @@
 //! The DNS proxy: answers queries for services of the mesh from discovery, and forwards all others to the pod's own servers.
 //!
 //! Without it, a service that only exists in another cluster would have no name in this one. Answers are those of Istio's DNS
-//! proxy: the service's address in this cluster, else its address in the whole mesh; no data for the other address family and
+//! proxy: the service's address in this cluster, else its address in the whole mesh, which is also the answer for its name in
+//! `clusterset.local`; no data for the other address family and
 //! for other types of record, but for the SRV records of ports. Other queries are forwarded byte for byte, so all of their
 //! features work.
 //!
@@ -114,9 +115,10 @@ impl Names {
 
     fn parse(&self, name: &str) -> Option<MeshName> {
         let settings = self.published.newest().settings.clone();
+        let domain = &settings.cluster_domain;
         // A name of any domain may be the host of a ServiceEntry.
         let entry = || settings.entries.then(|| MeshName::of_entry(name)).flatten();
-        MeshName::parse(name, &settings.cluster_domain).or_else(entry)
+        MeshName::parse(name, domain).or_else(|| MeshName::parse_clusterset(name, domain)).or_else(entry)
     }
 
     async fn service(&self, hostname: &str) -> Option<Arc<Service>> {

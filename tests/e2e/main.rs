@@ -22,6 +22,7 @@ mod leases;
 mod linkerd_and_smi;
 mod load;
 mod mesh;
+mod multicluster_services;
 mod mutual_tls;
 mod pods;
 mod policies;

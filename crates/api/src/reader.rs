@@ -1,4 +1,4 @@
-//! The reader: the service account by which a controller reads another cluster, with its role.
+//! The accounts by which a controller reads and writes in another cluster, with their roles: the reader and the writer.
 //!
 //! The reader may read the kinds that the controller watches. It may not read Secrets. In a cluster without a
 //! controller of its own it may also review tokens and write the ConfigMap with the root certificates. (For server-side
@@ -10,6 +10,13 @@ use crate::names;
 
 /// The name of the service account and of its roles.
 pub const READER: &str = "isthmus-reader";
+
+/// The name of the service account by which a controller writes, and of its role.
+///
+/// The writer may write Events, the status of ServiceExports, the ServiceImports and EndpointSlices of exported services, and the
+/// ServiceEntries and DestinationRules of services that are exported to the cluster.
+/// A remote secret has no token of it: the reader requests short-lived ones.
+pub const WRITER: &str = "isthmus-writer";
 
 /// Which controller serves the proxies of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +76,42 @@ pub const TRUSTING: RbacRule =
 pub const RENEWING: RbacRule =
     RbacRule { group: "", resources: &["serviceaccounts/token"], verbs: &["create"], names: &[READER] };
 
+/// Permission to request tokens of the writer.
+pub const REQUESTING: RbacRule =
+    RbacRule { group: "", resources: &["serviceaccounts/token"], verbs: &["create"], names: &[WRITER] };
+
+/// Permissions of the writer, and of a controller in its own cluster. The API cannot limit them to labelled objects; the
+/// controller changes and deletes only those that it has labelled as its own.
+pub const WRITTEN: &[RbacRule] = &[
+    RbacRule { group: "", resources: &["events"], verbs: &["get", "create", "patch"], names: &[] },
+    RbacRule {
+        group: "multicluster.x-k8s.io",
+        resources: &["serviceimports"],
+        verbs: &["get", "list", "watch", "create", "patch", "delete"],
+        names: &[],
+    },
+    RbacRule { group: "multicluster.x-k8s.io", resources: &["serviceexports"], verbs: &["get"], names: &[] },
+    RbacRule {
+        group: "multicluster.x-k8s.io",
+        resources: &["serviceexports/status", "serviceimports/status"],
+        verbs: &["patch"],
+        names: &[],
+    },
+    RbacRule {
+        group: "discovery.k8s.io",
+        resources: &["endpointslices"],
+        verbs: &["get", "list", "watch", "create", "patch", "delete"],
+        names: &[],
+    },
+    // Of services that are exported to the cluster as ServiceEntries.
+    RbacRule {
+        group: crate::networking::GROUP,
+        resources: &["serviceentries", "destinationrules"],
+        verbs: &["get", "list", "create", "patch", "delete"],
+        names: &[],
+    },
+];
+
 impl RbacRule {
     /// Returns the rule in the form of a role.
     pub fn to_json(&self) -> Value {
@@ -102,6 +145,25 @@ pub fn objects(namespace: &str, served: Served) -> Vec<Value> {
     ]
 }
 
+/// Returns the writer's account, and the roles by which it writes and the reader requests its tokens, for one namespace of the
+/// components.
+pub fn writer_objects(namespace: &str) -> Vec<Value> {
+    let rules: Vec<Value> = WRITTEN.iter().map(RbacRule::to_json).collect();
+    let rbac = "rbac.authorization.k8s.io/v1";
+    let bound = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": WRITER});
+    let subject = |name: &str| json!([{"kind": "ServiceAccount", "name": name, "namespace": namespace}]);
+    vec![
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": WRITER, "namespace": namespace}}),
+        json!({"apiVersion": rbac, "kind": "ClusterRole", "metadata": {"name": WRITER}, "rules": rules}),
+        json!({"apiVersion": rbac, "kind": "ClusterRoleBinding", "metadata": {"name": WRITER},
+               "roleRef": bound("ClusterRole"), "subjects": subject(WRITER)}),
+        json!({"apiVersion": rbac, "kind": "Role", "metadata": {"name": WRITER, "namespace": namespace},
+               "rules": [REQUESTING.to_json()]}),
+        json!({"apiVersion": rbac, "kind": "RoleBinding", "metadata": {"name": WRITER, "namespace": namespace},
+               "roleRef": bound("Role"), "subjects": subject(READER)}),
+    ]
+}
+
 /// Returns the number of kinds that the reader may read.
 pub fn kinds() -> usize {
     WATCHED.iter().map(|rule| rule.resources.len()).sum()
@@ -132,5 +194,19 @@ mod tests {
         assert_eq!(objects.len(), 5);
         assert_eq!(objects[1]["rules"][6]["resourceNames"], json!(["istio-ca-root-cert"]));
         assert_eq!(kinds(), 10);
+    }
+
+    #[test]
+    fn the_writer_writes_no_workload_and_its_tokens_are_requested_by_name() {
+        for rule in WRITTEN {
+            assert!(!rule.verbs.contains(&"*") && !rule.resources.contains(&"*"), "{rule:?}");
+            assert!(
+                !rule.resources.iter().any(|of| ["secrets", "pods", "services", "configmaps"].contains(of)),
+                "{rule:?}"
+            );
+        }
+        let objects = writer_objects("isthmus-system");
+        assert_eq!(objects[3]["rules"][0]["resourceNames"], json!([WRITER]));
+        assert_eq!(objects[4]["subjects"][0]["name"], READER);
     }
 }

@@ -20,7 +20,6 @@ use serde_json::{Map, Value, json};
 
 use crate::names::CLUSTER_LABEL;
 use crate::networking::service_entry::TLS_MODE;
-use crate::reader::RbacRule;
 
 pub use drift::{Drift, drift};
 
@@ -36,14 +35,6 @@ pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const BY_COMMAND: &str = "isthmus-export";
 /// Value of [`MANAGED_BY`] of objects that a controller keeps.
 pub const BY_CONTROLLER: &str = "isthmus-controller";
-
-/// The rights that a controller needs where it keeps such objects. Rights cannot be limited to labels.
-pub const WRITING: RbacRule = RbacRule {
-    group: crate::networking::GROUP,
-    resources: &["serviceentries", "destinationrules"],
-    verbs: &["get", "list", "create", "patch", "delete"],
-    names: &[],
-};
 
 /// The API version of the objects.
 const API_VERSION: &str = "networking.istio.io/v1";

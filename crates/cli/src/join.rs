@@ -1,7 +1,8 @@
 //! `isthmus join`: joins a cluster to the mesh, by a remote secret for a primary.
 //!
 //! In the joining cluster the command creates the reader account, which may read the watched kinds and no Secrets; in a
-//! cluster without a controller of its own it has the permissions to serve the cluster as well (see [`api::reader`]). A
+//! cluster without a controller of its own it has the permissions to serve the cluster as well (see [`api::reader`]), and
+//! the command creates the writer account, of which the reader may request tokens. A
 //! token of the account goes into a remote secret, with the address and certificate authority of the cluster's API
 //! server. If a primary is named, the command applies the secret there and waits for the link; otherwise it prints the
 //! secret.
@@ -10,7 +11,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use api::reader::{READER, Served};
+use api::reader::{READER, Served, WRITER};
 use api::remote_secret;
 use federation_controller::debug::ClustersPage;
 use install::components::CONTROLLER;
@@ -65,6 +66,9 @@ pub(crate) struct JoinArgs {
     /// Root namespace of the primary, in which the remote secret is created
     #[arg(long, value_name = "NAMESPACE", default_value = api::names::ROOT_NAMESPACE, value_parser = api::names::namespace)]
     root_namespace: String,
+    /// Create no writer account: the primary writes no status of exports, no imports and no Events in the cluster
+    #[arg(long)]
+    read_only: bool,
     /// Validity of the token
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = crate::ca::duration)]
     token_validity: Duration,
@@ -92,15 +96,21 @@ pub(crate) async fn run(args: JoinArgs) -> anyhow::Result<ExitCode> {
     }
 
     let remote = &joining.cluster;
-    let created = create_account(&remote.client, &args.namespace);
+    let created = create_accounts(&remote.client, &args.namespace, !args.read_only);
     let created = patience.answer(&remote.api_server(), created).await?;
-    created.with_context(|| format!("in {}", remote.name))?;
+    let writes = created.with_context(|| format!("in {}", remote.name))?;
     print_stderr(&format!(
         "{}: account {}/{READER} created, {} kinds, read only, no secrets",
         remote.name,
         args.namespace,
         api::reader::kinds()
     ));
+    if writes {
+        print_stderr(&format!(
+            "{}: account {}/{WRITER} created, writes Events, the status of exports, and imports",
+            remote.name, args.namespace
+        ));
+    }
     let token = token(&remote.client, &args.namespace, args.token_validity);
     let (token, expires) = patience.answer(&remote.api_server(), token).await??;
     print_stderr(&format!("{}: token of the account, valid until {expires}", remote.name));
@@ -216,8 +226,9 @@ async fn clusters(
     Ok((JoiningCluster { cluster: joining, server, network: None }, primary))
 }
 
-/// Creates the reader account and its roles.
-async fn create_account(client: &Client, namespace: &str) -> anyhow::Result<()> {
+/// Creates the reader account and its roles, and those of the writer if the cluster has no controller of its own, which writes
+/// there itself. Returns whether there is a writer.
+async fn create_accounts(client: &Client, namespace: &str, writes: bool) -> anyhow::Result<bool> {
     let namespaces = Api::<Namespace>::all(client.clone());
     let own = Namespace {
         metadata: ObjectMeta { name: Some(namespace.to_owned()), ..ObjectMeta::default() },
@@ -233,7 +244,9 @@ async fn create_account(client: &Client, namespace: &str) -> anyhow::Result<()> 
         Some(_) => Served::ByItself,
         None => Served::ByReader,
     };
-    for object in api::reader::objects(namespace, served) {
+    let writes = writes && served == Served::ByReader;
+    let writer = if writes { api::reader::writer_objects(namespace) } else { Vec::new() };
+    for object in api::reader::objects(namespace, served).into_iter().chain(writer) {
         let object: DynamicObject = serde_json::from_value(object)?;
         let (name, kind) = (object.name_any(), object.types.clone().unwrap_or_default());
         let (group, version) = kind.api_version.split_once('/').unwrap_or(("", &kind.api_version));
@@ -246,7 +259,7 @@ async fn create_account(client: &Client, namespace: &str) -> anyhow::Result<()> 
         let applied = api.patch(&name, &params, &Patch::Apply(&object)).await;
         applied.with_context(|| format!("applying {} {name}", kind.kind))?;
     }
-    Ok(())
+    Ok(writes)
 }
 
 /// Returns a token of the reader account, and its expiry.

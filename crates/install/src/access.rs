@@ -2,8 +2,7 @@
 
 use api::compatibility::GROUPS;
 use api::names::{CLAIMS_CONFIG_MAP, DEBUG_READER, INJECTION_WEBHOOK, WARNING_WEBHOOK};
-use api::reader::{RbacRule, SERVING, Served, WATCHED};
-use api::service_entry_export::WRITING;
+use api::reader::{RbacRule, SERVING, Served, WATCHED, WRITTEN};
 use serde_json::{Value, json};
 
 use crate::components::{CONTROLLER, GATEWAY};
@@ -26,10 +25,6 @@ const WEBHOOKS: [RbacRule; 2] = [
 /// Asking whether a client may read the debug pages.
 const REVIEWING: RbacRule =
     RbacRule { group: "authorization.k8s.io", resources: &["subjectaccessreviews"], verbs: &["create"], names: &[] };
-
-/// Events on objects that have no effect. Creating cannot be limited to names.
-const RECORDING: RbacRule =
-    RbacRule { group: "", resources: &["events"], verbs: &["get", "create", "patch"], names: &[] };
 
 /// WorkloadEntries of the workloads that register for a WorkloadGroup.
 const REGISTERING: RbacRule = RbacRule {
@@ -105,6 +100,10 @@ pub fn all(of: &Installation) -> Vec<Value> {
     let mut objects = vec![account(GATEWAY, &of.namespace)];
     // The account by which another cluster's controller reads this one, as `isthmus join` makes it.
     objects.extend(api::reader::objects(&of.namespace, served));
+    if served == Served::ByReader {
+        // A controller writes in its own cluster itself.
+        objects.extend(api::reader::writer_objects(&of.namespace));
+    }
     if of.control_plane.is_local() {
         objects.extend(controller(of));
         objects.extend(debug_reader(of));
@@ -114,12 +113,14 @@ pub fn all(of: &Installation) -> Vec<Value> {
 
 fn controller(of: &Installation) -> Vec<Value> {
     let configuration = configuration();
-    let cluster_wide = WATCHED.iter().chain(&configuration).chain(SERVING).chain(&WEBHOOKS).chain(&REPORTING).chain([
-        &REVIEWING,
-        &RECORDING,
-        &REGISTERING,
-        &WRITING,
-    ]);
+    let cluster_wide = WATCHED
+        .iter()
+        .chain(&configuration)
+        .chain(SERVING)
+        .chain(&WEBHOOKS)
+        .chain(&REPORTING)
+        .chain(WRITTEN)
+        .chain([&REVIEWING, &REGISTERING]);
     let subjects = json!([{"kind": "ServiceAccount", "name": CONTROLLER, "namespace": of.namespace}]);
     let bound = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": CONTROLLER});
     let local = json!({"name": CONTROLLER, "namespace": of.root_namespace});

@@ -38,8 +38,8 @@ struct ResourceDefinition {
 
 /// The definitions. The last version of each is the storage version.
 const DEFINITIONS: &[ResourceDefinition] = &[
-    multicluster("ServiceExport", "serviceexports", &["svcex"], multicluster::service_export),
-    multicluster("ServiceImport", "serviceimports", &["svcim"], multicluster::service_import),
+    multicluster("ServiceExport", "serviceexports", &["svcex", "svcexport"], multicluster::service_export),
+    multicluster("ServiceImport", "serviceimports", &["svcim", "svcimport"], multicluster::service_import),
     networking("Gateway", "gateways", &["gw"], gateway::gateway),
     networking("VirtualService", "virtualservices", &["vs"], virtual_service::virtual_service),
     networking("DestinationRule", "destinationrules", &["dr"], destination_rule::destination_rule),
@@ -161,7 +161,15 @@ const fn multicluster(
     short: &'static [&'static str],
     spec: fn() -> Value,
 ) -> ResourceDefinition {
-    ResourceDefinition { group: api::export::GROUP, versions: &["v1alpha1"], kind, plural, short, spec, beside: None }
+    ResourceDefinition {
+        group: api::export::GROUP,
+        versions: multicluster::VERSIONS,
+        kind,
+        plural,
+        short,
+        spec,
+        beside: None,
+    }
 }
 
 const fn networking(
@@ -202,8 +210,9 @@ fn definition(definition: &ResourceDefinition) -> Value {
     }
     let schema = json!({"openAPIV3Schema": fields});
     let stored = definition.versions.last();
-    let age = json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"});
-    let columns: Vec<Value> = federation::columns(definition.kind).into_iter().chain([age]).collect();
+    let mut columns = multicluster::columns(definition.kind);
+    columns.extend(federation::columns(definition.kind));
+    columns.push(json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}));
     let versions: Vec<Value> = definition
         .versions
         .iter()

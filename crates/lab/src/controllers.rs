@@ -12,6 +12,7 @@ pub mod daemon_set;
 pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoints;
+pub mod imports;
 mod ineffective;
 pub mod job;
 pub mod load_balancer;

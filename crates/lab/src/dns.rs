@@ -1,27 +1,31 @@
 //! The cluster's DNS server, on 10.96.0.10 and fd00:10:96::a, over UDP and TCP.
 //!
 //! It implements the Kubernetes DNS specification (1.1): addresses of Services and of headless Services' pods, SRV
-//! records of named ports, pods by their address, and names of addresses. Other names below the cluster's domain do not
+//! records of named ports, pods by their address, and names of addresses; and the zone `clusterset.local` of services that
+//! clusters export (KEP-1645). Other names below the cluster's domain do not
 //! exist. A lab has no connection to other networks, so names outside of the domain fail at once instead of timing out,
 //! except those of the servers that the lab itself runs outside of its clusters.
 
 mod answer;
+mod clusterset;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use answer::{DnsAnswer, OutsideHosts, answer};
+use api::export::ServiceImport;
 use async_trait::async_trait;
 use hickory_proto::op::Metadata;
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::Record;
+use hickory_proto::rr::{Name, Record, RecordType};
 use hickory_server::Server;
 use hickory_server::net::runtime::Time;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
 
 use crate::controllers::ClusterView;
+use crate::controllers::cache::Cache;
 
 /// How long an idle DNS connection over TCP is kept.
 const IDLE: Duration = Duration::from_secs(10);
@@ -37,7 +41,15 @@ pub struct DnsError {
 
 struct DnsHandler {
     view: Arc<ClusterView>,
+    imports: Arc<Cache<ServiceImport>>,
     outside: OutsideHosts,
+}
+
+impl DnsHandler {
+    fn answer(&self, name: &Name, kind: RecordType) -> DnsAnswer {
+        let in_clusterset = clusterset::answer(&self.imports, &self.view.slices.list(), name, kind);
+        in_clusterset.unwrap_or_else(|| answer(&self.view, &self.outside, name, kind))
+    }
 }
 
 #[async_trait]
@@ -47,7 +59,7 @@ impl RequestHandler for DnsHandler {
         metadata.recursion_available = false;
         let (answers, soa) = match request.request_info() {
             Ok(info) => {
-                let answer = answer(&self.view, &self.outside, info.query.original().name(), info.query.query_type());
+                let answer = self.answer(info.query.original().name(), info.query.query_type());
                 metadata.authoritative = answer.authoritative;
                 metadata.response_code = answer.code;
                 (answer.records, answer.soa)
@@ -77,11 +89,16 @@ impl RequestHandler for DnsHandler {
 ///
 /// # Errors
 /// Returns an error if the address cannot be bound.
-pub async fn serve(address: SocketAddr, view: Arc<ClusterView>, outside: OutsideHosts) -> Result<(), DnsError> {
+pub async fn serve(
+    address: SocketAddr,
+    view: Arc<ClusterView>,
+    imports: Arc<Cache<ServiceImport>>,
+    outside: OutsideHosts,
+) -> Result<(), DnsError> {
     let failed = |source| DnsError { address, source };
     let udp = tokio::net::UdpSocket::bind(address).await.map_err(failed)?;
     let tcp = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
-    let mut server = Server::new(DnsHandler { view, outside });
+    let mut server = Server::new(DnsHandler { view, imports, outside });
     server.register_socket(udp);
     server.register_listener(tcp, IDLE, 64);
     if let Err(error) = server.block_until_done().await {

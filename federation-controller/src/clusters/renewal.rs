@@ -113,6 +113,11 @@ fn renewed(kubeconfig: &[u8], token: &Token, next: &str) -> Result<String, Strin
     Ok(text)
 }
 
+/// Returns the namespace of the account whose token a kubeconfig has.
+pub(super) fn namespace_of(kubeconfig: &[u8]) -> Option<String> {
+    Token::of(kubeconfig).map(|token| token.namespace)
+}
+
 /// A service account token with an expiry.
 #[derive(Debug, PartialEq)]
 struct Token {

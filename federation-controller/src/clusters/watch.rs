@@ -31,7 +31,7 @@ impl From<Event> for Report {
 }
 
 /// The number of objects on a page of a list: one answer of a server with large objects stays below the bound.
-pub(super) const PAGE: u32 = 250;
+pub(crate) const PAGE: u32 = 250;
 
 /// Watches a kind. Returns when the receiver is gone.
 pub(super) async fn watch<T: Record>(client: Client, cluster: Text, reads: Arc<Reads>, out: mpsc::Sender<Report>) {

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use api::compatibility::{KindWithoutEffect, WITHOUT_EFFECT};
+use api::export::{MANAGED_BY, MANAGED_BY_LABEL};
 use futures_util::StreamExt as _;
 use kube::api::{DynamicObject, PartialObjectMeta};
 use kube::runtime::WatchStreamExt as _;
@@ -94,6 +95,10 @@ fn add(names: &mut BTreeSet<Key>, object: &Metadata) -> bool {
     key(object).is_some_and(|key| names.len() < LIMIT && names.insert(key))
 }
 
+/// Returns the name of an object; `None` for those that the controller writes.
 fn key(object: &Metadata) -> Option<Key> {
+    if object.metadata.labels.as_ref().is_some_and(|of| of.get(MANAGED_BY_LABEL).is_some_and(|by| by == MANAGED_BY)) {
+        return None;
+    }
     Some(Key { namespace: fields::namespace(&object.metadata)?, name: fields::name(&object.metadata)? })
 }

@@ -1,4 +1,5 @@
-//! Addresses of services in clusters that have none for them, from 240.240.0.0/16, and in clusters that use IPv6 also from
+//! Addresses of exported services: the clusterset addresses of those with a ServiceExport (KEP-1645), and the addresses of
+//! others in clusters that have none for them, from 240.240.0.0/16, and in clusters that use IPv6 also from
 //! 2001:2::f0f0:0/112.
 //!
 //! The address is a hash of the hostname, so it survives restarts and is the same at every primary. If two hostnames have
@@ -47,7 +48,7 @@ impl Addresses {
 }
 
 /// Returns the IPv6 address that belongs to an allocated address.
-pub(super) fn ipv6(allocated: Ipv4Addr) -> IpAddr {
+pub(crate) fn ipv6(allocated: Ipv4Addr) -> IpAddr {
     let [_, _, high, low] = allocated.octets();
     Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0xf0f0, u16::from_be_bytes([high, low])).into()
 }

@@ -1,8 +1,8 @@
 //! A service, merged from the definitions of the clusters that export it, and the view of each cluster that does not.
 //!
 //! Exported definitions of one hostname are the same service (Multi-Cluster Services API, "namespace sameness"). Where they
-//! differ, the controller's own cluster takes precedence, then the oldest (KEP-1645, "conflict resolution"). The other
-//! definitions are recorded as conflicts.
+//! differ, the oldest ServiceExport takes precedence (KEP-1645, "conflict resolution"); of definitions that are exported by
+//! other means, the controller's own cluster, then the oldest. The other definitions are recorded as conflicts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -30,6 +30,9 @@ pub struct ServiceFacts {
     pub exports: Vec<(Text, Reason)>,
     /// The exported definitions that differ from the one that takes precedence, and endpoints that are refused.
     pub conflicts: Vec<String>,
+    /// The clusterset address, of a service that a cluster exports by a ServiceExport. Where IPv6 is used, the address of
+    /// [`super::address::ipv6`] is another one.
+    pub clusterset: Option<Ipv4Addr>,
 }
 
 /// A service as some clusters see it.
@@ -47,6 +50,8 @@ pub(super) struct ServiceView<'a> {
     published: Option<Vec<(Text, Audience)>>,
     /// Whether the definitions are exported.
     exported: bool,
+    /// Whether one of them is exported by a ServiceExport, and so has a clusterset address and a name in `clusterset.local`.
+    clusterset: bool,
     /// The definitions, in order of precedence.
     definitions: Vec<Definition<'a>>,
     ports: Vec<ServicePort>,
@@ -80,8 +85,7 @@ pub(super) fn views<'a>(inventory: &'a Inventory, hostname: &'a Arc<str>, subset
         (definition, reason)
     });
     let (mut exported, own): (Vec<_>, Vec<_>) = definitions.partition(|(_, reason)| reason.is_some());
-    // The controller's own cluster takes precedence, then the oldest definition.
-    exported.sort_by_key(|(of, _)| (!of.cluster.info.own, of.service.created, of.cluster.info.name.clone()));
+    exported.sort_by_key(|(of, reason)| precedence(*of, *reason));
     let mut facts = ServiceFacts::default();
     let reasons = exported.iter().filter_map(|(of, reason)| Some((of.cluster.info.name.clone(), (*reason)?)));
     facts.exports = reasons.collect();
@@ -117,6 +121,17 @@ pub(super) fn views<'a>(inventory: &'a Inventory, hostname: &'a Arc<str>, subset
         views.extend(ServiceView::of(inventory, hostname, audience, false, definitions, subsets, &mut facts.conflicts));
     }
     Views { views, facts, refused_exports }
+}
+
+/// Returns the place of an exported definition among others. The oldest ServiceExport takes precedence, in every controller
+/// the same; then the controller's own cluster, then the oldest definition.
+fn precedence(of: Definition<'_>, reason: Option<Reason>) -> (bool, bool, i64, Text) {
+    let (own, name) = (of.cluster.info.own, of.cluster.info.name.clone());
+    let export = (reason == Some(Reason::ServiceExport)).then(|| of.cluster.exports().get(&of.service.key())).flatten();
+    match export {
+        Some(export) => (false, false, export.created, name),
+        None => (true, !own, of.service.created, name),
+    }
 }
 
 impl<'a> ServiceView<'a> {
@@ -156,6 +171,7 @@ impl<'a> ServiceView<'a> {
             audience,
             published: None,
             exported,
+            clusterset: exported && definitions.iter().any(|of| of.cluster.exports().contains(&of.service.key())),
             definitions,
             ports,
             subsets,
@@ -173,16 +189,21 @@ impl<'a> ServiceView<'a> {
         self
     }
 
-    /// Returns whether the service needs an address for clusters that have none for it. Only an exported service is
-    /// visible in clusters that do not define it.
+    /// Returns whether the service needs an address that is not one cluster's: for clusters that have none for it, and as
+    /// clusterset address. Only an exported service is visible in clusters that do not define it.
     pub(super) fn needs_address(&self) -> bool {
-        !self.clusters_without_address().is_empty()
+        self.clusterset || !self.clusters_without_address().is_empty()
+    }
+
+    /// Returns whether the service has a clusterset address, which every cluster uses.
+    pub(super) fn has_clusterset_address(&self) -> bool {
+        self.clusterset
     }
 
     /// Returns the Service, with the address for clusters that have none for it.
     pub(super) fn resource(&self, address: Option<Ipv4Addr>) -> Resource {
         let cluster_ips = self.cluster_ips();
-        let without = self.clusters_without_address();
+        let without = if self.clusterset { self.clusters_that_see_it() } else { self.clusters_without_address() };
         let with_ipv6 = |cluster: &Text| self.inventory.cluster(cluster).is_some_and(ClusterInventory::uses_ipv6);
         let ipv6 = address.filter(|_| without.iter().any(|cluster| with_ipv6(cluster))).map(address::ipv6);
         let mut keys: Vec<Arc<str>> =
@@ -215,6 +236,7 @@ impl<'a> ServiceView<'a> {
             headless: self.definitions[0].service.headless,
             subsets: self.subsets.to_vec(),
             entry: None,
+            clusterset: self.clusterset,
         };
         let name = self.hostname.clone();
         let audience = self.audience.clone();
@@ -260,8 +282,12 @@ impl<'a> ServiceView<'a> {
             return Vec::new();
         }
         let with: BTreeSet<&Text> = self.cluster_ips().into_iter().map(|(cluster, _)| cluster).collect();
+        self.clusters_that_see_it().into_iter().filter(|name| !with.contains(name)).collect()
+    }
+
+    fn clusters_that_see_it(&self) -> Vec<&'a Text> {
         let names = self.inventory.clusters().map(|cluster: &'a ClusterInventory| &cluster.info.name);
-        names.filter(|name| !with.contains(name) && self.audience.includes_cluster(name)).collect()
+        names.filter(|name| self.audience.includes_cluster(name)).collect()
     }
 
     fn port(&self, port: &ServicePort) -> Port {

@@ -140,7 +140,7 @@ async fn pages_show_the_state_with_its_age() {
                 name: "gw".into(),
                 ports: vec![port],
                 network: Some("net-west".into()),
-                external_ips: vec![[203, 0, 113, 10].into()],
+                external_ips: [[203, 0, 113, 10].into()].into(),
                 ..Default::default()
             });
             send(Event::Upsert { cluster: west(), object }).await;

@@ -249,7 +249,7 @@ fn service(index: usize) -> Object {
     Object::Service(objects::Service {
         namespace: "default".into(),
         name: format!("s{index}").into(),
-        cluster_ips: vec![[10, 96, high, low].into()],
+        cluster_ips: [[10, 96, high, low].into()].into(),
         ports: vec![objects::ServicePort {
             name: "http".into(),
             number: 80,
@@ -267,7 +267,7 @@ fn slice(index: usize, endpoints: usize, unready: usize) -> Object {
         namespace: "default".into(),
         name: format!("s{index}-x").into(),
         service: format!("s{index}").into(),
-        ports: vec![("http".into(), 8080)],
+        ports: [("http".into(), 8080)].into(),
         endpoints: (0..endpoints)
             .map(|i| objects::SliceEndpoint {
                 ip: [10, 100 + high, low, u8::try_from(i).unwrap()].into(),
@@ -279,6 +279,7 @@ fn slice(index: usize, endpoints: usize, unready: usize) -> Object {
                 spot: objects::Spot { node: None, zone: Some("us-west-1a".into()), ..Default::default() }.into(),
             })
             .collect(),
+        ..Default::default()
     })
 }
 

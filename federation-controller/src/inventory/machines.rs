@@ -86,6 +86,7 @@ fn slice(service: &Service, entry: &WorkloadEntry) -> Option<Slice> {
             ..SliceEndpoint::default()
         }]
         .into(),
+        other_ports: None,
     })
 }
 

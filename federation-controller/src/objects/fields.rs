@@ -112,6 +112,14 @@ pub(crate) fn is_label_value(value: &str) -> bool {
     value.len() <= MAX_LABEL && value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
+/// Returns whether the key of a label or annotation is one that the API admits: a name, after a subdomain and `/` or not.
+pub(super) fn is_key(key: &str) -> bool {
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let ends = edge(name.as_bytes().first()) && edge(name.as_bytes().last());
+    prefix.is_none_or(is_subdomain) && ends && is_label_value(name)
+}
+
 /// The addresses at which clouds serve a host's metadata and credentials, besides the link-local 169.254.169.254: of AWS (IPv6),
 /// Alibaba and Oracle.
 const METADATA: [IpAddr; 3] = [

@@ -10,6 +10,10 @@ use kube::core::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use wire::discovery::Protocol;
 
+mod details;
+
+pub use details::{DeclaredPort, IpFamily, ServiceDetails, Transport};
+
 use super::intern::{Strings, copy};
 use super::{Kind, Labels, Record, Text, fields, metadata};
 
@@ -23,7 +27,7 @@ pub struct Service {
     /// `metadata.creationTimestamp`, seconds since 1970.
     pub created: i64,
     /// `spec.clusterIPs`, without "None".
-    pub cluster_ips: Vec<IpAddr>,
+    pub cluster_ips: Box<[IpAddr]>,
     /// `spec.clusterIP: None`.
     pub headless: bool,
     /// TCP ports. Ports of other protocols are left out.
@@ -43,7 +47,7 @@ pub struct Service {
     /// Label `networking.istio.io/gatewayPort`; 0 if its value is not a port.
     pub gateway_port: Option<u16>,
     /// `status.loadBalancer.ingress[].ip` and `spec.externalIPs`.
-    pub external_ips: Vec<IpAddr>,
+    pub external_ips: Box<[IpAddr]>,
     /// `status.loadBalancer.ingress[].hostname`.
     #[serde(default)]
     pub external_names: Box<[Text]>,
@@ -60,6 +64,9 @@ pub struct Service {
     /// Linkerd's annotations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub linkerd: Option<Arc<ServiceAnnotations>>,
+    /// What imports have beside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Box<ServiceDetails>>,
 }
 
 /// A port of a service.
@@ -143,6 +150,23 @@ struct ServiceSpec {
     selector: Option<BTreeMap<String, String>>,
     publish_not_ready_addresses: bool,
     internal_traffic_policy: String,
+    session_affinity: String,
+    session_affinity_config: SessionAffinityConfig,
+    traffic_distribution: Option<String>,
+    ip_families: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct SessionAffinityConfig {
+    #[serde(rename = "clientIP")]
+    client_ip: ClientIpConfig,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ClientIpConfig {
+    timeout_seconds: Option<u32>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -183,6 +207,7 @@ impl Record for Service {
 
     fn extract(object: Source) -> Option<Self> {
         let Source { metadata, spec, status } = object;
+        let details = ServiceDetails::of(&spec).map(Box::new);
         if spec.r#type == "ExternalName" {
             return Some(Service {
                 namespace: fields::namespace(&metadata)?,
@@ -222,6 +247,7 @@ impl Record for Service {
             external: false,
             export_to: fields::export_to(&metadata).into(),
             linkerd: metadata.annotations.as_ref().and_then(ServiceAnnotations::read).map(Arc::new),
+            details,
         })
     }
 
@@ -242,9 +268,10 @@ impl Record for Service {
             let texts = of.retry_on.iter().chain(&of.problems).map(|text| text.len() + size_of::<String>());
             size_of::<ServiceAnnotations>() + texts.sum::<usize>()
         });
+        let details = self.details.as_ref().map_or(0, |details| details.size());
         let own = size_of::<Self>() + fields::size(&self.name) + fields::size(&self.namespace);
         let export_to: usize = self.export_to.iter().map(|namespace| fields::size(namespace)).sum();
-        own + export_to + ports.sum::<usize>() + addresses + names.sum::<usize>() + selector + linkerd
+        own + export_to + ports.sum::<usize>() + addresses + names.sum::<usize>() + selector + linkerd + details
     }
 
     fn intern(&mut self, strings: &mut Strings) {
@@ -259,10 +286,9 @@ impl Record for Service {
             }
         }
         self.ports = self.ports.to_vec();
-        self.cluster_ips = self.cluster_ips.to_vec();
-        self.external_ips = self.external_ips.to_vec();
         self.external_names = self.external_names.iter().map(copy).collect();
         self.export_to.iter_mut().for_each(|namespace| strings.text(namespace));
+        self.details.iter_mut().for_each(|details| details.intern(strings));
 
         self.linkerd = self.linkerd.as_ref().map(|of| Arc::new(ServiceAnnotations::clone(of)));
     }
@@ -272,6 +298,31 @@ impl Record for Service {
 const GATEWAY_PORT: u16 = 15443;
 
 impl Service {
+    /// Returns the ports of every protocol, as the service declares them.
+    pub fn declared_ports(&self) -> Vec<DeclaredPort> {
+        match &self.details {
+            Some(details) if !details.ports.is_empty() => details.ports.to_vec(),
+            _ => self
+                .ports
+                .iter()
+                .map(|port| DeclaredPort {
+                    name: port.name.clone(),
+                    transport: Transport::Tcp,
+                    number: port.number,
+                    app_protocol: None,
+                })
+                .collect(),
+        }
+    }
+
+    /// Returns `ipFamilies`.
+    pub fn ip_families(&self) -> Vec<IpFamily> {
+        match &self.details {
+            Some(details) if !details.ip_families.is_empty() => details.ip_families.to_vec(),
+            _ => vec![IpFamily::V4],
+        }
+    }
+
     /// The port of the gateway that the service is.
     pub fn gateway_port(&self) -> u16 {
         self.gateway_port.unwrap_or(GATEWAY_PORT)
@@ -367,7 +418,7 @@ mod tests {
         };
         assert_eq!(service.ports, [port]);
         assert_eq!(service.cluster_ips.len(), 2);
-        assert_eq!(service.external_ips, ["203.0.113.10".parse::<IpAddr>().unwrap(), "198.51.100.1".parse().unwrap()]);
+        assert_eq!(*service.external_ips, ["203.0.113.10".parse::<IpAddr>().unwrap(), "198.51.100.1".parse().unwrap()]);
         assert_eq!(*service.external_names, ["x.example".into()]);
         assert!(service.selects && !service.headless);
         let selector = service.selector.as_ref().and_then(|selector| selector.get("app"));

@@ -9,7 +9,7 @@ use kube::core::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 use super::intern::{Strings, copy};
-use super::{Key, Kind, Record, Text, fields, metadata};
+use super::{Key, Kind, Record, Text, Transport, fields, metadata};
 
 /// Some endpoints of a service.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -21,9 +21,23 @@ pub struct Slice {
     /// Label `kubernetes.io/service-name`.
     pub service: Text,
     /// TCP ports: the service port's name, and the number that the endpoints listen on.
-    pub ports: Vec<(Text, u16)>,
+    pub ports: Box<[(Text, u16)]>,
+    /// The ports of other protocols.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_ports: Option<Box<[OtherPort]>>,
     /// The endpoints.
     pub endpoints: Box<[SliceEndpoint]>,
+}
+
+/// A port of a protocol other than TCP.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct OtherPort {
+    /// The service port's name.
+    pub name: Text,
+    /// The protocol.
+    pub transport: Transport,
+    /// The number that the endpoints listen on.
+    pub number: u16,
 }
 
 /// One endpoint of a slice.
@@ -153,13 +167,18 @@ impl Record for Slice {
         let service =
             fields::label(&object.metadata, "kubernetes.io/service-name").filter(|of| fields::is_label(of))?;
         let ports = object.ports.into_iter().flatten().take(fields::MAX_PORTS);
-        let ports = ports.filter(|port| fields::is_tcp(port.protocol.as_deref()));
+        let (ports, others): (Vec<_>, Vec<_>) = ports.partition(|port| fields::is_tcp(port.protocol.as_deref()));
+        let others: Box<[OtherPort]> = others.into_iter().filter_map(SlicePort::other).collect();
         let endpoints = object.endpoints.into_iter().flatten().take(fields::MAX_ENDPOINTS);
         Some(Slice {
             namespace: fields::namespace(&object.metadata)?,
             name: fields::name(&object.metadata)?,
             service,
-            ports: ports.filter_map(|of| Some((of.name.unwrap_or_default().into(), fields::port(of.port?)?))).collect(),
+            ports: ports
+                .into_iter()
+                .filter_map(|of| Some((of.name.unwrap_or_default().into(), fields::port(of.port?)?)))
+                .collect(),
+            other_ports: (!others.is_empty()).then_some(others),
             endpoints: endpoints.filter_map(|of| of.extract(object.address_type == "IPv4")).collect(),
         })
     }
@@ -178,7 +197,8 @@ impl Record for Slice {
             size_of::<SliceEndpoint>() + texts.map(|text| fields::size(text)).sum::<usize>()
         };
         let ports = self.ports.iter().map(|(name, _)| size_of::<(Text, u16)>() + fields::size(name));
-        let own = size_of::<Self>() + fields::size(&self.name) + fields::size(&self.service);
+        let others = self.other_ports.iter().flatten().map(|of| size_of::<OtherPort>() + fields::size(&of.name));
+        let own = size_of::<Self>() + fields::size(&self.name) + fields::size(&self.service) + others.sum::<usize>();
         own + ports.sum::<usize>() + self.endpoints.iter().map(endpoint).sum::<usize>()
     }
 
@@ -188,7 +208,7 @@ impl Record for Slice {
         strings.text(&mut self.namespace);
         strings.text(&mut self.service);
         self.ports.iter_mut().for_each(|(name, _)| strings.text(name));
-        self.ports = self.ports.to_vec();
+        self.other_ports.iter_mut().flatten().for_each(|port| strings.text(&mut port.name));
         for endpoint in &mut self.endpoints {
             strings.spot(&mut endpoint.spot);
             // A pod's name is in one or two records, which share it between them.
@@ -208,6 +228,16 @@ impl Slice {
     pub fn pod_keys(&self) -> impl Iterator<Item = Key> + '_ {
         let pods = self.endpoints.iter().filter_map(|endpoint| endpoint.pod.as_ref());
         pods.map(|pod| Key { namespace: self.namespace.clone(), name: pod.clone() })
+    }
+}
+
+impl SlicePort {
+    fn other(self) -> Option<OtherPort> {
+        Some(OtherPort {
+            name: self.name.filter(|name| name.len() <= fields::MAX_LABEL).unwrap_or_default().into(),
+            transport: Transport::of(self.protocol.as_deref())?,
+            number: fields::port(self.port?)?,
+        })
     }
 }
 
@@ -261,7 +291,7 @@ mod tests {
                 {"addresses": ["nonsense"]}, {"addresses": []}]
         });
         let slice = extract(json).unwrap();
-        assert_eq!(slice.ports, [("http".into(), 9080)]);
+        assert_eq!(*slice.ports, [("http".into(), 9080)]);
         let states: Vec<_> = slice.endpoints.iter().map(|e| (e.ready, e.terminating, e.pod.as_deref())).collect();
         let expected = [
             (true, false, Some("reviews-1")),

@@ -195,7 +195,7 @@ fn service(name: &str, ip: u8) -> Service {
         namespace: "default".into(),
         name: name.into(),
         created: 100,
-        cluster_ips: vec![[10, 96, 0, ip].into()],
+        cluster_ips: [[10, 96, 0, ip].into()].into(),
         ports: vec![ServicePort { name: "http".into(), number: 9080, protocol: Protocol::Http, ..Default::default() }],
         selects: true,
         ..Default::default()
@@ -216,8 +216,9 @@ fn slice(service: &str, pods: &[(u8, bool)]) -> Slice {
         namespace: "default".into(),
         name: format!("{service}-x").into(),
         service: service.into(),
-        ports: vec![("http".into(), 8080)],
+        ports: [("http".into(), 8080)].into(),
         endpoints: pods.iter().map(endpoint).collect(),
+        ..Slice::default()
     }
 }
 
@@ -441,12 +442,14 @@ fn run(world: &mut World, step: Step) {
             let mut service = service(NAMES[name as usize], name + 1);
             service.created = i64::from(variant);
             match variant {
-                1 => service.cluster_ips.clear(),
+                1 => service.cluster_ips = Box::default(),
                 2 => service.ports[0].protocol = Protocol::Tcp,
                 4 => service.export_to = ["shop".into(), ["~", ".", "*"][usize::from(name)].into()].into(),
                 3 => {
-                    (service.network, service.external_ips) =
-                        (Some(["net-x", "net-z", "net-east"][usize::from(name)].into()), vec![[203, 0, 113, 1].into()])
+                    (service.network, service.external_ips) = (
+                        Some(["net-x", "net-z", "net-east"][usize::from(name)].into()),
+                        [[203, 0, 113, 1].into()].into(),
+                    )
                 }
                 _ => {}
             }

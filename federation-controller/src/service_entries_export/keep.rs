@@ -85,7 +85,7 @@ async fn keep(target: Text, clusters: Clusters, mut wanted: watch::Receiver<Want
     let own = clusters.own().clone();
     loop {
         let now = wanted.borrow_and_update().clone();
-        let Some(client) = clusters.client(&target) else { return };
+        let Some(client) = clusters.writer_or_reader(&target).await else { return };
         let outcome = match tokio::time::timeout(LIMIT, write::write(&client, &own, &now)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Trouble::Failed(format!("no answer within {} s", LIMIT.as_secs()))),

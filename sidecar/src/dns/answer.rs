@@ -34,6 +34,8 @@ pub(super) struct MeshName {
     pub(super) service: String,
     /// What of the service.
     pub(super) subject: Subject,
+    /// Whether the name is one of `clusterset.local`.
+    pub(super) clusterset: bool,
 }
 
 /// What a name is of a service.
@@ -43,6 +45,8 @@ pub(super) enum Subject {
     Service,
     /// `<hostname>.`: a pod of a headless service.
     Member(String),
+    /// `<hostname>.<cluster>.`: a pod of a cluster, in `clusterset.local`.
+    MemberOf(String, String),
     /// `_<name>._tcp.`: a port.
     Port(String),
 }
@@ -52,8 +56,11 @@ impl MeshName {
     pub(super) fn of_entry(name: &str) -> Option<Self> {
         let service = name.trim_end_matches('.').to_ascii_lowercase();
         // Search domains and names of the machine's own have no entries.
-        (service.contains('.') && !service.ends_with(".arpa"))
-            .then_some(MeshName { service, subject: Subject::Service })
+        (service.contains('.') && !service.ends_with(".arpa")).then_some(MeshName {
+            service,
+            subject: Subject::Service,
+            clusterset: false,
+        })
     }
 
     /// Parses a name within the cluster's domain.
@@ -64,27 +71,81 @@ impl MeshName {
             return None;
         }
         let of = |service: &str, namespace: &str| format!("{service}.{namespace}.svc.{domain}");
-        match labels[..] {
-            [_, _] => Some(MeshName { service: name, subject: Subject::Service }),
-            [member, service, namespace] => {
-                Some(MeshName { service: of(service, namespace), subject: Subject::Member(member.to_owned()) })
-            }
+        let (service, subject) = match labels[..] {
+            [_, _] => (name, Subject::Service),
+            [member, service, namespace] => (of(service, namespace), Subject::Member(member.to_owned())),
             // The mesh has no ports of other protocols.
             [port, "_tcp", service, namespace] => {
-                let port = port.strip_prefix('_')?.to_owned();
-                Some(MeshName { service: of(service, namespace), subject: Subject::Port(port) })
+                (of(service, namespace), Subject::Port(port.strip_prefix('_')?.to_owned()))
             }
-            _ => None,
+            _ => return None,
+        };
+        Some(MeshName { service, subject, clusterset: false })
+    }
+
+    /// Parses a name within `clusterset.local` (KEP-1645, "DNS"). `domain` is that of the clusters.
+    pub(super) fn parse_clusterset(name: &str, domain: &str) -> Option<Self> {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let labels: Vec<&str> = name.strip_suffix(CLUSTERSET)?.strip_suffix(".svc.")?.split('.').collect();
+        if labels.iter().any(|label| label.is_empty()) {
+            return None;
         }
+        let (service, namespace, subject) = match labels[..] {
+            [service, namespace] => (service, namespace, Subject::Service),
+            [port, "_tcp", service, namespace] => {
+                (service, namespace, Subject::Port(port.strip_prefix('_')?.to_owned()))
+            }
+            [host, cluster, service, namespace] if !host.starts_with('_') => {
+                (service, namespace, Subject::MemberOf(host.to_owned(), cluster.to_owned()))
+            }
+            // `<cluster>.<service>.<namespace>` is reserved.
+            _ => return None,
+        };
+        Some(MeshName { service: format!("{service}.{namespace}.svc.{domain}"), subject, clusterset: true })
     }
 
     /// Returns what a service with this name answers.
     pub(super) fn answer(&self, service: &Service, kind: RecordType, pod: &AskingPod) -> Answer {
+        if self.clusterset && !service.clusterset {
+            return Answer::NotInMesh;
+        }
+        let zone = if self.clusterset { Zone::Clusterset } else { Zone::Cluster };
         match &self.subject {
-            Subject::Service if kind == RecordType::SRV => ports_of(service, None, kind),
-            Subject::Service => addresses_of(service, kind, pod.routed),
+            Subject::Service if kind == RecordType::SRV => ports_of(service, None, kind, zone),
+            Subject::Service => addresses_of(service, kind, pod.routed, zone),
             Subject::Member(member) => addresses_of_member(service, member, kind, &pod.cluster),
-            Subject::Port(port) => ports_of(service, Some(port), kind),
+            Subject::MemberOf(member, cluster) => addresses_in_cluster(service, member, kind, cluster),
+            Subject::Port(port) => ports_of(service, Some(port), kind, zone),
+        }
+    }
+}
+
+/// The zone of exported services.
+const CLUSTERSET: &str = "clusterset.local";
+
+/// The zone of a name.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Zone {
+    /// The clusters' own domain.
+    Cluster,
+    /// `clusterset.local`.
+    Clusterset,
+}
+
+impl Zone {
+    /// Returns a service's addresses in the zone.
+    fn addresses(self, service: &Service) -> &[IpAddr] {
+        match self {
+            Zone::Cluster => service.dns_addresses(),
+            Zone::Clusterset => service.clusterset_addresses(),
+        }
+    }
+
+    /// Returns a service's name in the zone.
+    fn hostname(self, service: &Service) -> String {
+        match self {
+            Zone::Cluster => service.hostname.to_string(),
+            Zone::Clusterset => format!("{}.{}.svc.{CLUSTERSET}", service.name, service.namespace),
         }
     }
 }
@@ -102,19 +163,21 @@ fn is_of(kind: RecordType, address: &IpAddr) -> bool {
 /// Returns a service's addresses of the queried type. A headless service has the addresses of its pods in this network, of all
 /// clusters; without pods here, the address that stands for those behind gateways. Without either, the cluster's own DNS
 /// answers.
-fn addresses_of(service: &Service, kind: RecordType, routed: Routed) -> Answer {
+fn addresses_of(service: &Service, kind: RecordType, routed: Routed, zone: Zone) -> Answer {
     if service.headless {
         let pods: Vec<IpAddr> = service.ready_pods().flat_map(DirectEndpoint::ips).collect();
         if !pods.is_empty() {
             return Answer::Addresses(pods.into_iter().filter(|pod| is_of(kind, pod)).collect());
         }
     }
-    if service.addresses.is_empty() {
+    let addresses = zone.addresses(service);
+    if addresses.is_empty() {
         return Answer::NotInMesh;
     }
     // An address that the controller allocated exists in both families, whatever the pod has.
-    let usable = |address: &IpAddr| service.own_addresses > 0 || routed.includes(*address);
-    let first = |kind| service.dns_addresses().iter().copied().find(|address| usable(address) && is_of(kind, address));
+    let own = zone == Zone::Cluster && service.own_addresses > 0;
+    let usable = |address: &IpAddr| own || routed.includes(*address);
+    let first = |kind| addresses.iter().copied().find(|address| usable(address) && is_of(kind, address));
     Answer::Addresses(match kind {
         RecordType::ANY => [RecordType::A, RecordType::AAAA].into_iter().filter_map(first).collect(),
         kind => first(kind).into_iter().collect(),
@@ -140,18 +203,31 @@ fn addresses_of_member(service: &Service, member: &str, kind: RecordType, cluste
     Answer::Addresses(addresses.into_iter().filter(|address| is_of(kind, address)).collect())
 }
 
+/// Returns the addresses of the ready pods of one cluster, of a headless service, that have this hostname.
+fn addresses_in_cluster(service: &Service, member: &str, kind: RecordType, cluster: &str) -> Answer {
+    let named = service.ready_endpoints().filter(|(of, pod)| *of == cluster && host_of(pod) == *member);
+    let addresses: Vec<IpAddr> = named.filter(|_| service.headless).flat_map(|(_, pod)| pod.ips()).collect();
+    if addresses.is_empty() {
+        return Answer::NotInMesh;
+    }
+    Answer::Addresses(addresses.into_iter().filter(|address| is_of(kind, address)).collect())
+}
+
 /// Returns the hosts with a named port, or with any: the ready pods of a headless service, or the service.
-fn ports_of(service: &Service, name: Option<&str>, kind: RecordType) -> Answer {
+fn ports_of(service: &Service, name: Option<&str>, kind: RecordType, zone: Zone) -> Answer {
     let named = || service.ports.iter().filter(move |port| name.is_none_or(|name| *port.name == *name));
-    let pods = service.ready_pods().filter(|_| service.headless).flat_map(|pod| {
-        let of = move |port: &Port| {
-            Some(PortOfHost { port: pod.port(port.number)?, host: format!("{}.{}", host_of(pod), service.hostname) })
+    let hostname = &zone.hostname(service);
+    let pods = service.ready_endpoints().filter(|_| service.headless).flat_map(|(cluster, pod)| {
+        let host = match zone {
+            Zone::Cluster => format!("{}.{hostname}", host_of(pod)),
+            Zone::Clusterset => format!("{}.{cluster}.{hostname}", host_of(pod)),
         };
+        let of = move |port: &Port| Some(PortOfHost { port: pod.port(port.number)?, host: host.clone() });
         named().filter_map(of)
     });
     let mut ports: Vec<PortOfHost> = pods.collect();
-    if ports.is_empty() && !service.addresses.is_empty() {
-        ports.extend(named().map(|port| PortOfHost { port: port.number, host: service.hostname.to_string() }));
+    if ports.is_empty() && !zone.addresses(service).is_empty() {
+        ports.extend(named().map(|port| PortOfHost { port: port.number, host: hostname.clone() }));
     }
     match kind {
         _ if ports.is_empty() => Answer::NotInMesh,

@@ -38,7 +38,7 @@ pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
         version: "v1alpha1",
         kind: "ServiceImport",
         plural: "serviceimports",
-        instead: "an exported service is available in every cluster without an import",
+        instead: "the controller writes the imports of exported services; delete this one, and export the service with a ServiceExport",
     },
 ];
 

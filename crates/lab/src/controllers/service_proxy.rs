@@ -1,18 +1,21 @@
-//! The service proxy: directs the addresses of Services to pods, by packet rules in the cluster's network.
+//! The service proxy: directs the addresses of Services to pods, by packet rules in the cluster's network; and the addresses of
+//! ServiceImports to the pods of all exporting clusters that this one reaches directly.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::export::ServiceImport;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
 use net::firewall::{Protocol, Services, VirtualServer};
 
+use super::cache::Cache;
 use super::endpoint_slice::SERVICE_NAME;
-use super::load_balancer;
 use super::view::ClusterView;
+use super::{imports, load_balancer};
 
 /// Batching window of changes: a rollout is several events in a row.
 const BATCHING_WINDOW: Duration = Duration::from_millis(5);
@@ -83,6 +86,31 @@ pub fn plan(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], around: &P
     }
 }
 
+/// Returns the rules of the addresses of ServiceImports.
+#[must_use]
+pub fn imported(imports: &[Arc<ServiceImport>], slices: &[Arc<EndpointSlice>]) -> Vec<VirtualServer> {
+    let mut servers = Vec::new();
+    for import in imports.iter().filter(|import| !imports::is_headless(import)) {
+        let own = imports::slices_of(import, slices);
+        for port in &import.spec.ports {
+            let protocol = match port.protocol.as_deref() {
+                None | Some("TCP") => Protocol::Tcp,
+                Some("UDP") => Protocol::Udp,
+                Some(_) => continue,
+            };
+            let Ok(number) = u16::try_from(port.port) else { continue };
+            let backends = backends(&own, port.name.as_deref().unwrap_or_default());
+            servers.extend(imports::addresses_of(import).into_iter().map(|address| VirtualServer {
+                address,
+                port: number,
+                protocol,
+                backends: backends.iter().copied().filter(|to| to.is_ipv4() == address.is_ipv4()).collect(),
+            }));
+        }
+    }
+    servers
+}
+
 fn addresses(service: &Service, relayed: bool) -> Vec<IpAddr> {
     let Some(spec) = &service.spec else { return Vec::new() };
     if spec.type_.as_deref() == Some("ExternalName") {
@@ -145,14 +173,16 @@ pub fn load_balancer_ports(services: &[Arc<Service>]) -> Vec<LoadBalancerPort> {
 }
 
 /// Runs the service proxy. The process must be in the cluster's network namespace.
-pub async fn run(view: Arc<ClusterView>, around: ProxyNetwork) {
+pub async fn run(view: Arc<ClusterView>, imports: Arc<Cache<ServiceImport>>, around: ProxyNetwork) {
     view.synced().await;
     let mut changes = view.changes();
     let mut in_force: Option<Services> = None;
     let mut pause = FIRST_BACKOFF;
     loop {
         changes.mark_unchanged();
-        let wanted = plan(&view.services.list(), &view.slices.list(), &around);
+        let slices = view.slices.list();
+        let mut wanted = plan(&view.services.list(), &slices, &around);
+        wanted.virtual_servers.extend(imported(&imports.list(), &slices));
         let mut failed = false;
         if in_force.as_ref() != Some(&wanted) {
             let rules = wanted.clone();
@@ -311,6 +341,36 @@ mod tests {
         assert_eq!(
             relays,
             [pair("203.0.113.10:80", "10.96.0.7:80"), pair("[2001:db8:113::10]:80", "[fd00:10:96::7]:80")]
+        );
+    }
+
+    #[test]
+    fn the_address_of_an_import_leads_to_the_endpoints_of_all_clusters() {
+        let import = json!({
+            "metadata": {"name": "web", "namespace": "default"},
+            "spec": {"type": "ClusterSetIP", "ips": ["240.240.0.7"],
+                     "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]},
+        });
+        let import = Arc::new(serde_json::from_value::<ServiceImport>(import).expect("an import"));
+        let of = |cluster: &str, ip: &str, ready: bool| {
+            let labels = json!({"multicluster.kubernetes.io/service-name": "web",
+                                "multicluster.kubernetes.io/source-cluster": cluster});
+            let ports = json!([{"name": "http", "port": 8080}, {"name": "dns", "port": 5353, "protocol": "UDP"}]);
+            let endpoints = json!([{"addresses": [ip], "conditions": {"ready": ready}}]);
+            Arc::new(
+                serde_json::from_value(json!({
+                    "metadata": {"name": format!("web-{cluster}"), "namespace": "default", "labels": labels},
+                    "addressType": "IPv4", "endpoints": endpoints, "ports": ports,
+                }))
+                .expect("a slice"),
+            )
+        };
+        let slices = [of("west", "10.244.0.1", true), of("east", "10.245.0.1", true), of("north", "10.246.0.1", false)];
+        let servers = imported(&[import], &slices);
+        let rules = rules_of(&Services { virtual_servers: servers, ..Services::default() });
+        assert_eq!(
+            rules,
+            ["240.240.0.7:80>10.244.0.1:8080,10.245.0.1:8080", "240.240.0.7:53>10.244.0.1:5353,10.245.0.1:5353",]
         );
     }
 

@@ -17,7 +17,7 @@ use crate::controllers::endpoint_slice::SERVICE_NAME;
 /// The cluster's domain.
 const DOMAIN: &str = "cluster.local";
 /// Time to live of an answer, in seconds. It is short because objects change within milliseconds.
-const TTL: u32 = 5;
+pub(super) const TTL: u32 = 5;
 
 /// Addresses of hosts outside of the cluster's domain, by name in lower case.
 pub type OutsideHosts = BTreeMap<String, Vec<IpAddr>>;
@@ -95,7 +95,7 @@ pub fn answer(view: &ClusterView, outside: &OutsideHosts, name: &Name, kind: Rec
     }
 }
 
-fn present(records: Vec<Record>) -> DnsAnswer {
+pub(super) fn present(records: Vec<Record>) -> DnsAnswer {
     DnsAnswer { code: ResponseCode::NoError, authoritative: true, records, soa: None }
 }
 
@@ -104,7 +104,7 @@ fn absent(code: ResponseCode) -> DnsAnswer {
 }
 
 /// Returns a negative answer of a zone, which is the cluster's domain or the name of a host outside.
-fn absent_in(zone: &str, code: ResponseCode) -> DnsAnswer {
+pub(super) fn absent_in(zone: &str, code: ResponseCode) -> DnsAnswer {
     let name = |text: &str| Name::from_ascii(text).expect("a constant name is well formed");
     let soa = SOA::new(name("ns.dns.cluster.local."), name("hostmaster.cluster.local."), 1, 7200, 1800, 86400, TTL);
     let zone = Name::from_ascii(format!("{zone}.")).ok();
@@ -112,7 +112,7 @@ fn absent_in(zone: &str, code: ResponseCode) -> DnsAnswer {
     DnsAnswer { code, authoritative: true, records: Vec::new(), soa }
 }
 
-fn address(address: IpAddr) -> RData {
+pub(super) fn address(address: IpAddr) -> RData {
     match address {
         IpAddr::V4(address) => RData::A(A(address)),
         IpAddr::V6(address) => RData::AAAA(AAAA(address)),
@@ -146,7 +146,7 @@ fn endpoints(slices: &[Arc<EndpointSlice>]) -> Vec<(String, IpAddr)> {
     found
 }
 
-fn dashed(address: IpAddr) -> String {
+pub(super) fn dashed(address: IpAddr) -> String {
     address.to_string().replace(['.', ':'], "-")
 }
 
@@ -224,7 +224,7 @@ fn ports(view: &ClusterView, port: &str, protocol: &str, service: &str, namespac
     if data.is_empty() { NameData::Nothing } else { NameData::Data(data) }
 }
 
-fn srv(port: i32, target: &str) -> Option<RData> {
+pub(super) fn srv(port: i32, target: &str) -> Option<RData> {
     Some(RData::SRV(SRV::new(0, 100, u16::try_from(port).ok()?, Name::from_ascii(target).ok()?)))
 }
 

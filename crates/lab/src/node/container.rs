@@ -53,6 +53,13 @@ pub(super) fn own_image(image: &str) -> Option<&str> {
     Some(rest.split_once(':').map_or(rest, |(name, _)| name))
 }
 
+/// Returns the last part of an image's name, without tag and digest.
+fn base_name(image: &str) -> &str {
+    let name = image.split_once('@').map_or(image, |(name, _)| name);
+    let last = name.rsplit('/').next().unwrap_or(name);
+    last.split_once(':').map_or(last, |(name, _)| name)
+}
+
 /// Returns the program of a container, ready to start in its pod.
 pub(super) fn plan(
     provision: &ContainerSources<'_>,
@@ -67,12 +74,18 @@ pub(super) fn plan(
     let (program, arguments) = match (command.split_first(), own_image(image)) {
         (Some((program, rest)), _) => (Program::Named(program.clone()), [rest.to_vec(), args].concat()),
         (None, Some(subcommand)) => (Program::Own, [vec![subcommand.to_owned()], args].concat()),
+        // The image's entry point is not known. Options are those of the program that the image is named after, such as
+        // `alpine/socat`; other arguments are a command of this machine.
+        (None, None) if args.first().is_some_and(|first| first.starts_with('-')) => {
+            (Program::Named(base_name(image).to_owned()), args)
+        }
+        (None, None) if !args.is_empty() => (Program::Named(args[0].clone()), args[1..].to_vec()),
         (None, None) => {
             return Err(WaitingReason {
                 reason: "ErrImageNeverPull",
                 message: format!(
                     "Container image {image:?} is not built in, and a lab runs programs of this machine instead of images: \
-                     give the container a \"command\" of this machine (\"args\" are passed to it)"
+                     give the container a \"command\" or \"args\" of this machine"
                 ),
             });
         }
@@ -207,6 +220,14 @@ mod tests {
         let other =
             planned(json!({"name": "c", "image": "isthmus/testapp", "command": ["sleep"], "args": ["$(N)"]})).unwrap();
         assert_eq!((other.program, other.arguments), (Program::Named("sleep".into()), vec!["7".into()]));
+        let alone = planned(json!({"name": "c", "image": "busybox", "args": ["/bin/sh", "-ec", "echo $(N)"]})).unwrap();
+        assert_eq!(alone.program, Program::Named("/bin/sh".into()));
+        assert_eq!(alone.arguments, ["-ec", "echo 7"]);
+        for image in ["alpine/socat", "registry.example:5000/alpine/socat:1.8@sha256:aa", "socat"] {
+            let options = planned(json!({"name": "c", "image": image, "args": ["-v", "TCP-LISTEN:42"]})).unwrap();
+            assert_eq!(options.program, Program::Named("socat".into()), "{image}");
+            assert_eq!(options.arguments, ["-v", "TCP-LISTEN:42"]);
+        }
         let unknown = planned(json!({"name": "c", "image": "nginx"})).unwrap_err();
         assert_eq!(unknown.reason, "ErrImageNeverPull");
         assert!(unknown.message.contains("\"nginx\"") && unknown.message.contains("\"command\""));

@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::export::ServiceImport;
 use install::client_error;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
@@ -19,6 +21,7 @@ use super::relay::{self, RelayDelays};
 use super::state::write_private;
 use super::{clients, networks};
 use crate::console::print_stderr;
+use crate::controllers::cache::Cache;
 use crate::controllers::scheduler::{REGION, ZONE};
 use crate::controllers::service_proxy::{self, ProxyNetwork};
 use crate::controllers::{self, ClusterView};
@@ -163,12 +166,14 @@ fn run_node(options: &ClusterProcessOptions) -> Result<(), ProcessError> {
         let (view, _watches) = ClusterView::follow(&client);
         let settings = controllers::ControllerSettings { load_balancers: cluster.load_balancer_pool() };
         tokio::spawn(controllers::run(client.clone(), view.clone(), settings));
-        tokio::spawn(service_proxy::run(view.clone(), surroundings(&cluster, delays.is_some())));
+        let imports = Arc::new(Cache::default());
+        tokio::spawn(controllers::imports::follow(client.clone(), imports.clone(), view.clone()));
+        tokio::spawn(service_proxy::run(view.clone(), imports.clone(), surroundings(&cluster, delays.is_some())));
         if let Some(delays) = delays {
             tokio::spawn(relay::run(view.clone(), delays));
         }
         for family in &cluster.ip_families {
-            tokio::spawn(serve_dns(family.dns(), view.clone(), outside.clone()));
+            tokio::spawn(serve_dns(family.dns(), view.clone(), imports.clone(), outside.clone()));
         }
         tokio::spawn(register(client.clone(), cluster));
         tokio::select! {
@@ -222,9 +227,11 @@ fn arch() -> &'static str {
 
 fn surroundings(cluster: &Cluster, relayed: bool) -> ProxyNetwork {
     let families = || cluster.ip_families.iter();
+    let of_cluster = |network: &IpNet| cluster.ip_families.contains(&IpFamily::of(*network));
+    let clusterset = controllers::imports::networks().into_iter().filter(of_cluster);
     ProxyNetwork {
         uplink: networks::UPLINK.to_owned(),
-        services: families().map(|family| family.services()).collect(),
+        services: families().map(|family| family.services()).chain(clusterset).collect(),
         own: families().flat_map(|family| [family.api_server(), family.dns()]).collect(),
         relayed,
     }
@@ -241,8 +248,8 @@ fn outside_hosts(topology: &Topology, cluster: &Cluster) -> OutsideHosts {
     issuers.chain(external).collect()
 }
 
-async fn serve_dns(address: IpAddr, view: Arc<ClusterView>, outside: OutsideHosts) {
-    if let Err(error) = dns::serve(SocketAddr::new(address, 53), view, outside).await {
+async fn serve_dns(address: IpAddr, view: Arc<ClusterView>, imports: Arc<Cache<ServiceImport>>, outside: OutsideHosts) {
+    if let Err(error) = dns::serve(SocketAddr::new(address, 53), view, imports, outside).await {
         tracing::error!(%error, "no DNS in this cluster");
     }
 }

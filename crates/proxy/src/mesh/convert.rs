@@ -113,6 +113,7 @@ pub(super) fn service(message: &message::Service, location: &ProxyLocation) -> R
         exports: message.exports.iter().map(export).collect::<Result<_>>()?,
         subsets: message.subsets.iter().map(subset).collect(),
         headless: message.headless,
+        clusterset: message.clusterset,
         endpoints: None,
         routes: None,
         policy: Arc::default(),

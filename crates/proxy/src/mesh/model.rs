@@ -86,6 +86,8 @@ pub struct Service {
     pub subsets: Box<[Subset]>,
     /// DNS answers with the endpoints' own addresses.
     pub headless: bool,
+    /// The service has a name in `clusterset.local`, with the addresses that are not the cluster's own.
+    pub clusterset: bool,
     /// The endpoints; `None` until they arrive.
     pub endpoints: Option<Arc<[Endpoint]>>,
     /// The routes of requests and connections to the service; `None` until they arrive.
@@ -323,6 +325,11 @@ impl Service {
             0 => &self.addresses,
             own => self.addresses.get(..own).unwrap_or_default(),
         }
+    }
+
+    /// Returns the addresses with which DNS answers for the name in `clusterset.local`.
+    pub fn clusterset_addresses(&self) -> &[IpAddr] {
+        self.addresses.get(self.own_addresses..).unwrap_or_default()
     }
 
     /// Returns a subset: as the policy says, else as the service does.

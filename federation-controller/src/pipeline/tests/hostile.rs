@@ -27,7 +27,7 @@ fn pod_on(pod: Pod, network: &str) -> Pod {
 fn gateway(network: &str, last: u8) -> Service {
     let mut gateway = service("gateway", 8);
     gateway.network = Some(network.into());
-    gateway.external_ips = vec![[203, 0, 113, last].into()];
+    gateway.external_ips = [[203, 0, 113, last].into()].into();
     gateway.ports.push(ServicePort {
         name: "tls".into(),
         number: 15443,
@@ -198,7 +198,7 @@ fn a_remote_cluster_cannot_impersonate_the_controller() {
         let mut of = (pod("isthmus-controller", ip), slice("isthmus-controller", &[(ip, true)]));
         Arc::make_mut(&mut of.0.template).namespace = "isthmus-system".into();
         of.1.namespace = "isthmus-system".into();
-        of.1.ports = vec![("grpc".into(), 15012)];
+        of.1.ports = [("grpc".into(), 15012)].into();
         of
     };
     let exporters = |world: &World| match world.body(wire::Kind::Service, HOSTNAME) {
@@ -406,14 +406,14 @@ fn a_cluster_beyond_its_budget_for_work_is_not_read_and_the_own_cluster_has_none
 fn a_gateway_with_only_a_host_name_is_reported() {
     let mut world = world_with_export();
     let mut named = gateway("net-east", 20);
-    named.external_ips.clear();
+    named.external_ips = Box::default();
     named.external_names = ["lb.example.com".into()].into();
     world.put("east", Object::Service(named.clone()));
     world.compile();
     assert_eq!(gateways(&world, "net-east"), [""; 0]);
     let notices = world.inventory.notices();
     assert!(notices.iter().any(|line| line.contains("lb.example.com") && line.contains("externalIPs")), "{notices:?}");
-    named.external_ips.push([203, 0, 113, 20].into());
+    named.external_ips = [[203, 0, 113, 20].into()].into();
     world.put("east", Object::Service(named));
     world.compile();
     assert_eq!(gateways(&world, "net-east"), ["east"]);
@@ -459,7 +459,7 @@ fn an_export_cannot_take_over_a_name_that_another_cluster_does_not_export() {
     assert_eq!(world.view_of("south", "details").unwrap().ports[0].protocol(), Protocol::Tcp);
     assert_eq!(world.endpoints("south", "details").len(), 1);
     // Once west exports it as well, the definitions are one service, and the conflict is recorded.
-    world.put("west", Object::Export(export("details")));
+    world.put("west", Object::Export(Export { created: 0, ..export("details") }));
     world.compile();
     assert_eq!(world.endpoints("west", "details").len(), 2);
     assert_eq!(world.view_of("west", "details"), world.view_of("south", "details"));
@@ -472,7 +472,7 @@ fn services_of_one_name_that_no_cluster_exports_are_independent() {
     let with = |cluster: &str, protocol, target| {
         let port = ServicePort { name: "db".into(), number: 5432, protocol, ..Default::default() };
         let mut slice = slice("details", &[(1, true)]);
-        slice.ports = vec![("db".into(), target)];
+        slice.ports = [("db".into(), target)].into();
         let headless = cluster == "west";
         let service =
             Service { ports: vec![port], headless, created: if headless { 1 } else { 2 }, ..service("details", 1) };
@@ -503,7 +503,7 @@ fn an_export_cannot_take_over_the_name_of_an_external_name() {
     for cluster in ["west", "east", "south"] {
         world.cluster(cluster);
     }
-    let external = Service { external: true, cluster_ips: Vec::new(), ports: Vec::new(), ..service("details", 1) };
+    let external = Service { external: true, cluster_ips: Box::default(), ports: Vec::new(), ..service("details", 1) };
     world.put("west", Object::Service(external));
     world.compile();
     assert!(world.view_of("west", "details").is_none(), "DNS resolves the name outside the mesh");

@@ -88,7 +88,7 @@ fn a_source_of_a_port_that_no_other_has_is_not_withdrawn() {
     let port = ServicePort { name: "admin".into(), number: 9090, protocol: Protocol::Http, ..Default::default() };
     with_admin.ports.push(port);
     let mut two_ports = slice("reviews", &[(1, true)]);
-    two_ports.ports.push(("admin".into(), 8090));
+    two_ports.ports = [two_ports.ports[0].clone(), ("admin".into(), 8090)].into();
     world.put("east", Object::Service(with_admin));
     world.put("east", Object::Slice(two_ports));
     link(&mut world, Link::Lost("refused".into()));

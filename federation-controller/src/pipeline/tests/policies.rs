@@ -69,7 +69,7 @@ fn world() -> World {
                 let port =
                     ServicePort { name: "tcp-db".into(), number: 3306, protocol: Protocol::Tcp, ..Default::default() };
                 service.ports.push(port);
-                slice.ports.push(("tcp-db".into(), 13306));
+                slice.ports = [slice.ports[0].clone(), ("tcp-db".into(), 13306)].into();
             }
             world.put(cluster, Object::Service(service));
             world.put(cluster, Object::Slice(slice));

@@ -206,7 +206,7 @@ fn a_new_service_has_the_rules_of_the_wildcards_that_match_it_and_a_change_of_on
     let groups = hosts(world.inventory.take_changes(usize::MAX));
     assert!(groups.contains(REVIEWS) && groups.contains("ratings.default.svc.cluster.local"), "{groups:?}");
     let mut reviews = service("reviews", 1);
-    reviews.cluster_ips.clear();
+    reviews.cluster_ips = Box::default();
     world.put("east", Object::Service(reviews));
     assert_eq!(world.inventory.take_changes(usize::MAX), [Group::Service(REVIEWS.into())], "the ports are the same");
 }

@@ -54,7 +54,9 @@ fn another_cluster_sees_a_service_only_when_it_is_exported() {
     let ratings = world.service("ratings").unwrap();
     let shared: Vec<_> = ratings.addresses.iter().filter(|address| address.cluster.is_empty()).collect();
     assert_eq!((shared.len(), &shared[0].ip[..2]), (1, &[240, 240][..]));
-    assert_eq!(world.service("reviews").unwrap().addresses.len(), 2);
+    let reviews = world.service("reviews").unwrap().addresses;
+    let clusterset = reviews.iter().filter(|address| address.cluster.is_empty()).count();
+    assert_eq!((reviews.len(), clusterset), (3, 1), "one of each cluster, and the clusterset address");
     let ip = wire::name::ip_of_bytes(&shared[0].ip).unwrap();
     let west = world.store.view(&viewer);
     let alias = wire::name::address("west", ip);
@@ -219,7 +221,7 @@ fn a_cluster_with_ipv6_has_allocated_addresses_of_both_families() {
     };
     assert_eq!(allocated(&world).len(), 1);
     let mut dual = service("details", 7);
-    dual.cluster_ips.push("fd00:10:96::7".parse().unwrap());
+    dual.cluster_ips = [dual.cluster_ips[0], "fd00:10:96::7".parse().unwrap()].into();
     world.put("west", Object::Service(dual.clone()));
     world.compile();
     let both = allocated(&world);
@@ -231,7 +233,7 @@ fn a_cluster_with_ipv6_has_allocated_addresses_of_both_families() {
     }
     let own: Vec<_> = world.service("details").unwrap().addresses;
     assert_eq!(own.iter().filter(|address| address.cluster == "west").count(), 2);
-    dual.cluster_ips.pop();
+    dual.cluster_ips = [dual.cluster_ips[0]].into();
     world.put("west", Object::Service(dual));
     world.compile();
     assert_eq!(allocated(&world).len(), 1);
@@ -386,29 +388,36 @@ fn a_list_removes_the_objects_it_lacks_but_an_empty_list_awaits_confirmation() {
 const CONFIRM: Duration = crate::inventory::CONFIRM_EMPTY;
 
 #[test]
-fn the_own_cluster_defines_a_port_before_the_oldest_cluster() {
+fn the_oldest_export_defines_a_port_and_without_exports_the_own_cluster() {
     let mut world = two_clusters();
     world.cluster("south");
     let with = |created, number, protocol| {
         let port = ServicePort { name: "p".into(), number, protocol, ..Default::default() };
         Service { created, ports: vec![port], ..service("details", 3) }
     };
-    for cluster in ["west", "east", "south"] {
-        world.put(cluster, Object::Export(export("details")));
+    for (cluster, created) in [("west", 3), ("east", 2), ("south", 1)] {
+        world.put(cluster, Object::Export(Export { created, ..export("details") }));
     }
-    world.put("east", Object::Service(with(50, 80, Protocol::Tcp)));
-    world.put("south", Object::Service(with(40, 80, Protocol::Http)));
+    world.put("east", Object::Service(with(40, 80, Protocol::Tcp)));
+    world.put("south", Object::Service(with(50, 80, Protocol::Http)));
     world.compile();
     assert_eq!(world.service("details").unwrap().ports[0].protocol(), Protocol::Http);
     let conflicts = &world.conflicts("details");
     assert_eq!(conflicts.len(), 1);
     assert!(conflicts[0].contains("south wins"), "{conflicts:?}");
-    world.put("west", Object::Service(with(60, 80, Protocol::Grpc)));
-    world.put("south", Object::Service(with(40, 81, Protocol::Http)));
+    world.put("west", Object::Service(with(30, 80, Protocol::Grpc)));
+    world.put("south", Object::Service(with(50, 81, Protocol::Http)));
     world.compile();
-    let ports: Vec<_> =
-        world.service("details").unwrap().ports.iter().map(|port| (port.number, port.protocol())).collect();
-    assert_eq!(ports, [(80, Protocol::Grpc), (81, Protocol::Http)]);
+    let ports = |world: &World| -> Vec<_> {
+        world.service("details").unwrap().ports.iter().map(|port| (port.number, port.protocol())).collect()
+    };
+    assert_eq!(ports(&world), [(80, Protocol::Tcp), (81, Protocol::Http)]);
+    world.event(Event::Mesh(Mesh { export_all: true, ..Default::default() }));
+    for cluster in ["west", "east", "south"] {
+        world.delete(cluster, Kind::Export, "default", "details");
+    }
+    world.compile();
+    assert_eq!(ports(&world), [(80, Protocol::Grpc), (81, Protocol::Http)]);
 }
 
 #[test]
@@ -416,7 +425,7 @@ fn a_service_with_a_network_and_a_gateway_port_is_an_east_west_gateway() {
     let mut world = two_clusters();
     let mut gateway = service("gateway", 8);
     gateway.network = Some("net-east".into());
-    gateway.external_ips = vec![[203, 0, 113, 20].into(), [203, 0, 113, 21].into()];
+    gateway.external_ips = [[203, 0, 113, 20].into(), [203, 0, 113, 21].into()].into();
     world.put("east", Object::Service(gateway.clone()));
     world.compile();
     assert!(world.body(wire::Kind::NetworkGateway, "net-east").is_none(), "port 15443 is not exposed");

@@ -10,7 +10,7 @@ fn gateway(cluster: &str, last: u8) -> Object {
     let mut gateway = service("gateway", 8);
     gateway.namespace = "isthmus-system".into();
     gateway.network = Some(format!("net-{cluster}").into());
-    gateway.external_ips = vec![[203, 0, 113, last].into()];
+    gateway.external_ips = [[203, 0, 113, last].into()].into();
     gateway.ports = vec![ServicePort { name: "tls".into(), number: 15443, ..Default::default() }];
     Object::Service(gateway)
 }

@@ -64,14 +64,14 @@ fn objects() -> Vec<Object> {
             namespace: "default".into(),
             name: "reviews".into(),
             created: 1_767_323_045,
-            cluster_ips: vec![[10, 96, 0, 7].into(), "fd00::7".parse().unwrap()],
+            cluster_ips: [[10, 96, 0, 7].into(), "fd00::7".parse().unwrap()].into(),
             headless: true,
             ports: vec![port],
             selects: true,
             publish_not_ready: true,
             network: Some("net-east".into()),
             gateway_port: Some(15443),
-            external_ips: vec![[203, 0, 113, 20].into()],
+            external_ips: [[203, 0, 113, 20].into()].into(),
             external_names: ["lb.example.com".into()].into(),
             ..Service::default()
         }
@@ -80,8 +80,9 @@ fn objects() -> Vec<Object> {
             namespace: "default".into(),
             name: "reviews-x".into(),
             service: "reviews".into(),
-            ports: vec![("http".into(), 8080)],
+            ports: [("http".into(), 8080)].into(),
             endpoints: [endpoint].into(),
+            ..Slice::default()
         }
         .into(),
         Pod { name: "reviews-1".into(), node: "node-1".into(), template: Arc::new(template), terminating: true }.into(),

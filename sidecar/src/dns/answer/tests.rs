@@ -7,12 +7,12 @@ use proxy::mesh;
 fn only_names_of_services_are_looked_up() {
     let ours = "reviews.default.svc.cluster.local";
     for name in [ours, "reviews.default.svc.cluster.local.", "Reviews.Default.svc.cluster.local"] {
-        let expected = MeshName { service: ours.into(), subject: Subject::Service };
+        let expected = MeshName { service: ours.into(), subject: Subject::Service, clusterset: false };
         assert_eq!(MeshName::parse(name, "cluster.local"), Some(expected), "{name}");
     }
-    let port = MeshName { service: ours.into(), subject: Subject::Port("http".into()) };
+    let port = MeshName { service: ours.into(), subject: Subject::Port("http".into()), clusterset: false };
     assert_eq!(MeshName::parse("_http._TCP.reviews.default.svc.cluster.local", "cluster.local"), Some(port));
-    let member = MeshName { service: ours.into(), subject: Subject::Member("db-0".into()) };
+    let member = MeshName { service: ours.into(), subject: Subject::Member("db-0".into()), clusterset: false };
     assert_eq!(MeshName::parse("DB-0.reviews.default.svc.cluster.local", "cluster.local"), Some(member));
     for name in [
         "example.com",
@@ -32,7 +32,7 @@ fn only_names_of_services_are_looked_up() {
 
 #[test]
 fn answers_with_the_queried_address_family() {
-    let addresses_of = |service: &Service, kind| addresses_of(service, kind, BOTH);
+    let addresses_of = |service: &Service, kind| addresses_of(service, kind, BOTH, Zone::Cluster);
     let service = |addresses: &[&str], headless| Service {
         hostname: "reviews.default.svc.cluster.local".into(),
         name: "reviews".into(),
@@ -65,17 +65,17 @@ fn a_dual_stack_service_has_an_address_of_each_family() {
         ..Service::default()
     };
     let own = service(&["10.96.0.7", "fd00:10:96::7", "240.240.1.1", "2001:2::f0f0:101"], 2);
-    assert_eq!(addresses_of(&own, RecordType::A, BOTH), answer(&["10.96.0.7"]));
-    assert_eq!(addresses_of(&own, RecordType::AAAA, BOTH), answer(&["fd00:10:96::7"]));
+    assert_eq!(addresses_of(&own, RecordType::A, BOTH, Zone::Cluster), answer(&["10.96.0.7"]));
+    assert_eq!(addresses_of(&own, RecordType::AAAA, BOTH, Zone::Cluster), answer(&["fd00:10:96::7"]));
     // The cluster's Service has one family, whatever other clusters have.
     let one = service(&["10.96.0.7", "240.240.1.1", "2001:2::f0f0:101"], 1);
-    assert_eq!(addresses_of(&one, RecordType::AAAA, BOTH), answer(&[]));
+    assert_eq!(addresses_of(&one, RecordType::AAAA, BOTH, Zone::Cluster), answer(&[]));
     // A pod without IPv6 cannot use an allocated IPv6 address.
     let shared = service(&["240.240.1.1", "2001:2::f0f0:101"], 0);
-    assert_eq!(addresses_of(&shared, RecordType::AAAA, BOTH), answer(&["2001:2::f0f0:101"]));
+    assert_eq!(addresses_of(&shared, RecordType::AAAA, BOTH, Zone::Cluster), answer(&["2001:2::f0f0:101"]));
     let only_ipv4 = Routed { ipv4: true, ipv6: false };
-    assert_eq!(addresses_of(&shared, RecordType::AAAA, only_ipv4), answer(&[]));
-    assert_eq!(addresses_of(&shared, RecordType::A, only_ipv4), answer(&["240.240.1.1"]));
+    assert_eq!(addresses_of(&shared, RecordType::AAAA, only_ipv4, Zone::Cluster), answer(&[]));
+    assert_eq!(addresses_of(&shared, RecordType::A, only_ipv4, Zone::Cluster), answer(&["240.240.1.1"]));
 }
 
 fn pod(ip: &str, further_ip: Option<&str>, hostname: &str, health: balance::Health) -> mesh::Endpoint {
@@ -105,7 +105,7 @@ fn pod(ip: &str, further_ip: Option<&str>, hostname: &str, health: balance::Heal
 
 #[test]
 fn a_headless_service_has_the_addresses_of_its_pods() {
-    let addresses_of = |service: &Service, kind| addresses_of(service, kind, BOTH);
+    let addresses_of = |service: &Service, kind| addresses_of(service, kind, BOTH, Zone::Cluster);
     let addresses_of_member =
         |service: &Service, member: &str, kind| addresses_of_member(service, member, kind, "west");
     let mut service = Service {
@@ -196,4 +196,54 @@ fn ports_have_srv_records_and_their_hosts_resolve() {
     assert_eq!(resolve(&service, name, RecordType::SRV), Answer::Ports(hosts.map(|host| of(9091, host)).into()));
     assert_eq!(resolve(&service, hosts[0], RecordType::A), answer(&["10.244.0.1"]));
     assert_eq!(resolve(&service, hosts[1], RecordType::A), answer(&["10.244.0.2"]));
+}
+
+#[test]
+fn names_in_clusterset_local_have_the_clusterset_addresses_and_name_their_cluster() {
+    let ready = balance::Health::Ready;
+    let elsewhere = |ip, name| mesh::Endpoint { cluster: "east".into(), ..pod(ip, None, name, ready) };
+    let port = Port { number: 5432, name: "sql".into(), protocol: mesh::Protocol::Tcp, server_names: [].into() };
+    let mut service = Service {
+        hostname: "db.default.svc.cluster.local".into(),
+        name: "db".into(),
+        namespace: "default".into(),
+        ports: [port].into(),
+        addresses: ["10.96.0.7", "240.240.1.1", "2001:2::f0f0:101"].map(|of| of.parse().unwrap()).into(),
+        own_addresses: 1,
+        clusterset: true,
+        ..Service::default()
+    };
+    let resolve = |service: &Service, name: &str, kind| {
+        let asking = AskingPod { cluster: "west".into(), routed: BOTH };
+        let name = MeshName::parse_clusterset(name, "cluster.local").unwrap_or_else(|| panic!("{name}"));
+        assert_eq!(name.service, "db.default.svc.cluster.local");
+        name.answer(service, kind, &asking)
+    };
+    let own = "DB.default.svc.clusterset.local.";
+    assert_eq!(resolve(&service, own, RecordType::A), answer(&["240.240.1.1"]));
+    assert_eq!(resolve(&service, own, RecordType::AAAA), answer(&["2001:2::f0f0:101"]));
+    let of = |port, host: &str| PortOfHost { port, host: host.into() };
+    let named = "_sql._tcp.db.default.svc.clusterset.local";
+    let expected = Answer::Ports(vec![of(5432, "db.default.svc.clusterset.local")]);
+    assert_eq!(resolve(&service, named, RecordType::SRV), expected);
+    assert_eq!(resolve(&service, own, RecordType::SRV), expected);
+
+    service.headless = true;
+    service.endpoints = Some([elsewhere("10.245.0.1", "db-0"), pod("10.244.0.1", None, "db-0", ready)].into());
+    assert_eq!(resolve(&service, own, RecordType::A), answer(&["10.245.0.1", "10.244.0.1"]));
+    let member = |cluster: &str| format!("db-0.{cluster}.db.default.svc.clusterset.local");
+    assert_eq!(resolve(&service, &member("east"), RecordType::A), answer(&["10.245.0.1"]));
+    assert_eq!(resolve(&service, &member("west"), RecordType::A), answer(&["10.244.0.1"]));
+    assert_eq!(resolve(&service, &member("north"), RecordType::A), Answer::NotInMesh);
+    let ports = Answer::Ports(vec![of(9091, &member("east")), of(9091, &member("west"))]);
+    assert_eq!(resolve(&service, named, RecordType::SRV), ports);
+
+    service.clusterset = false;
+    for name in [own, named] {
+        assert_eq!(resolve(&service, name, RecordType::A), Answer::NotInMesh, "not exported by a ServiceExport");
+    }
+    for name in ["east.db.default.svc.clusterset.local", "default.svc.clusterset.local", "db.default.svc.cluster.local"]
+    {
+        assert_eq!(MeshName::parse_clusterset(name, "cluster.local"), None, "{name}");
+    }
 }
