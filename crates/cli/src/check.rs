@@ -6,7 +6,7 @@
 //! not fail.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lab::console::{Patience, TIMED_OUT, print, print_stderr};
 
@@ -74,7 +74,9 @@ pub(crate) async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
     let patience = Patience::new(args.timeout, "check that it runs and can be reached, or wait longer: --timeout 2m");
     let mut said = String::new();
     let findings = loop {
-        let findings = round(&clusters, &args, &patience).await;
+        // One that does not answer leaves time for the others.
+        let limit = ROUND.min(patience.left().max(INTERVAL));
+        let findings = round(&clusters, &args.namespace, &args.root_namespace, limit).await;
         let failed: Vec<String> =
             failures(&findings).map(|finding| format!("{}: {}", finding.check, finding.text)).collect();
         if !args.wait || failed.is_empty() {
@@ -106,15 +108,13 @@ fn failures(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
     findings.iter().filter(|finding| finding.outcome == Outcome::Failure)
 }
 
-/// Runs all checks once.
-async fn round(clusters: &[ClusterAccess], args: &CheckArgs, patience: &Patience) -> Vec<Finding> {
-    // One that does not answer leaves time for the others.
-    let limit = ROUND.min(args.timeout.saturating_sub(patience.elapsed()).max(INTERVAL));
+/// Runs all checks once, each within a time.
+async fn round(clusters: &[ClusterAccess], namespace: &str, root_namespace: &str, limit: Duration) -> Vec<Finding> {
     let each = Patience::new(limit, "check that it runs and can be reached, or wait longer: --timeout 2m");
     let mut findings = Vec::new();
     let mut facts = Vec::new();
     for cluster in clusters {
-        let (of, found) = cluster::check(cluster, &args.namespace, &args.root_namespace, &each).await;
+        let (of, found) = cluster::check(cluster, namespace, root_namespace, &each).await;
         findings.extend(found);
         facts.push(of);
     }
@@ -124,7 +124,7 @@ async fn round(clusters: &[ClusterAccess], args: &CheckArgs, patience: &Patience
     let mut meshes = Vec::new();
     for (cluster, of) in clusters.iter().zip(&facts) {
         if of.has_controller {
-            let (mesh, found) = mesh::check(cluster, &args.namespace, &each).await;
+            let (mesh, found) = mesh::check(cluster, namespace, &each).await;
             findings.extend(found);
             meshes.extend(mesh.map(|mesh| (cluster, mesh)));
         }
@@ -136,4 +136,38 @@ async fn round(clusters: &[ClusterAccess], args: &CheckArgs, patience: &Patience
     findings.extend(compare::networks(&facts, &meshes));
     findings.extend(data_path::check(clusters, &meshes, &each).await);
     findings
+}
+
+/// What is checked between two clusters that have just joined.
+const OF_JOINED: [&str; 5] = ["clocks", "roots", "network", "data path", "refusal"];
+/// How long a data path may take to work after a cluster has joined: proxies learn endpoints and connect.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// Checks what two clusters that have just joined need of each other, and returns a line for each check, with what to do if it did
+/// not pass. The clusters have the names that they have in the mesh.
+pub(crate) async fn of_joined(
+    primary: ClusterAccess,
+    joined: ClusterAccess,
+    namespace: &str,
+    root_namespace: &str,
+    patience: &Patience,
+) -> String {
+    let pair = [primary, joined];
+    let [a, b] = [&pair[0].name, &pair[1].name];
+    let places = [a.clone(), b.clone(), format!("{a} -> {b}"), format!("{b} -> {a}")];
+    let began = Instant::now();
+    loop {
+        let limit = SETTLED.saturating_sub(began.elapsed()).min(patience.left()).max(INTERVAL);
+        let mut findings = round(&pair, namespace, root_namespace, limit).await;
+        findings.retain(|of| OF_JOINED.contains(&of.check) && places.contains(&of.place));
+        let waits = |of: &Finding| match of.outcome {
+            Outcome::Failure => began.elapsed() < SETTLED,
+            Outcome::Unknown => began.elapsed() < INTERVAL,
+            Outcome::Ok | Outcome::Warning => false,
+        };
+        if patience.is_over() || !findings.iter().any(waits) {
+            return report::lines(&findings);
+        }
+        tokio::time::sleep(INTERVAL / 4).await;
+    }
 }

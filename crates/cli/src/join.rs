@@ -26,6 +26,7 @@ use lab::console::{Patience, TIMED_OUT, print, print_stderr};
 use lab::orchestration::state::{self, LabRecord};
 
 use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, describe, of_environment, printable};
+use crate::check;
 
 /// Field manager of server-side apply.
 const FIELD_MANAGER: &str = "isthmus-join";
@@ -138,7 +139,16 @@ pub(crate) async fn run(args: JoinArgs) -> anyhow::Result<ExitCode> {
     let applied = patience.answer(&primary.api_server(), api.patch(&secret_name, &params, &applied)).await?;
     applied.with_context(|| format!("applying the remote secret to {}", primary.name))?;
     print_stderr(&format!("{}: secret {}/{secret_name} applied", primary.name, args.root_namespace));
-    wait_for_link(&primary, &args.namespace, name, start, &patience).await
+    let Some(own) = wait_for_link(&primary, &args.namespace, name, start, &patience).await? else {
+        return Ok(ExitCode::from(TIMED_OUT));
+    };
+    let tried = primary.option.clone();
+    let (primary, joined) =
+        (ClusterAccess { name: own, ..primary }, ClusterAccess { name: name.to_owned(), ..joining.cluster });
+    let checks = check::of_joined(primary, joined, &args.namespace, &args.root_namespace, &patience).await;
+    print_stderr(&printable(&checks));
+    print_stderr(&format!("joined\ntry: isthmus status {tried}"));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Returns the name of the joining cluster, and the lab if one is selected. `--lab` may be followed by the name of a lab
@@ -290,14 +300,15 @@ fn printed(secret: &Secret) -> anyhow::Result<String> {
     Ok(format!("# Contains a credential. Created by isthmus join.\n{}", yaml.trim_end()))
 }
 
-/// Waits until the primary's controller reports a link that connected after `start`, and prints what it waits for.
+/// Waits until the primary's controller reports a link that connected after `start`, and prints what it waits for. Returns the
+/// primary's name in the mesh; `None`: there is no link within the time.
 async fn wait_for_link(
     primary: &ClusterAccess,
     namespace: &str,
     name: &str,
     start: Instant,
     patience: &Patience,
-) -> anyhow::Result<ExitCode> {
+) -> anyhow::Result<Option<String>> {
     let mut said = String::new();
     let pages = DebugPages::new(primary.client.clone(), namespace);
     let controller = primary.controller();
@@ -314,11 +325,10 @@ async fn wait_for_link(
         };
         let elapsed = start.elapsed().as_secs_f32();
         match state {
-            Ok(network) => {
+            Ok((own, network)) => {
                 let network = printable(&network);
                 print_stderr(&format!("{}: link to {name} connected after {elapsed:.1}s{network}", primary.name));
-                print_stderr(&format!("joined\ntry: isthmus status {}", primary.option));
-                return Ok(ExitCode::SUCCESS);
+                return Ok(Some(own));
             }
             Err(waiting) => {
                 let waiting = printable(&waiting);
@@ -335,14 +345,15 @@ async fn wait_for_link(
                 patience.elapsed().as_secs_f32(),
                 primary.option
             ));
-            return Ok(ExitCode::from(TIMED_OUT));
+            return Ok(None);
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
 }
 
-/// Returns the network of a cluster whose link has connected within `since`, as a suffix for display; else what to wait for.
-fn link_of(page: &str, name: &str, since: Duration) -> Result<String, String> {
+/// Returns the name of the controller's own cluster, and the network of a cluster whose link has connected within `since`, as a
+/// suffix for display; else what to wait for.
+fn link_of(page: &str, name: &str, since: Duration) -> Result<(String, String), String> {
     let page: ClustersPage = serde_json::from_str(page).map_err(|_| UNREADABLE_PAGE.to_owned())?;
     let Some(row) = page.clusters.iter().find(|row| row.name == name) else {
         let about = page.problems.iter().find(|problem| problem.contains(name));
@@ -359,11 +370,14 @@ fn link_of(page: &str, name: &str, since: Duration) -> Result<String, String> {
         return Err("the controller has not read the new secret yet".to_owned());
     }
     let same = page.clusters.iter().any(|other| other.name != name && other.network == row.network);
-    Ok(match row.network.as_str() {
+    let own = page.clusters.iter().find(|row| row.role == "primary" && row.secret.is_none());
+    let own = own.map(|row| row.name.clone()).unwrap_or_default();
+    let network = match row.network.as_str() {
         "" => ", network unknown: label its root namespace topology.istio.io/network".to_owned(),
         network if same => format!(", network {network}, shared with other clusters"),
         network => format!(", network {network}"),
-    })
+    };
+    Ok((own, network))
 }
 
 #[cfg(test)]
@@ -411,7 +425,12 @@ mod tests {
         assert_eq!(of(page(json!([]), json!([]))), Err("the controller has not read the secret yet".to_owned()));
         assert_eq!(of(page(json!([]), json!(["s: east: broken"]))), Err("s: east: broken".to_owned()));
         assert_eq!(of(page(json!([row("unreachable", "")]), json!([]))), Err("link unreachable: timed out".to_owned()));
-        assert_eq!(of(page(json!([row("connected", "net-east")]), json!([]))), Ok(", network net-east".to_owned()));
+        let mut west = row("connected", "net-west");
+        (west["name"], west["role"]) = (json!("west"), json!("primary"));
+        assert_eq!(
+            of(page(json!([west, row("connected", "net-east")]), json!([]))),
+            Ok(("west".to_owned(), ", network net-east".to_owned()))
+        );
         let mut old = row("connected", "net-east");
         old["link_age_ms"] = json!(60_000);
         assert_eq!(of(page(json!([old]), json!([]))), Err("the controller has not read the new secret yet".to_owned()));

@@ -205,6 +205,9 @@ fn text(view: &MeshStatus, wide: bool) -> String {
     for cluster in &view.page.clusters {
         out.push_str(&advice(cluster, &view.option));
     }
+    if wide {
+        out.push_str(&lease::paths(&view.page.clusters));
+    }
     for problem in &view.page.problems {
         out.push_str(&format!("problem: {problem}\n"));
     }

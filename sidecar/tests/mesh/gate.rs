@@ -69,16 +69,21 @@ async fn run(
     connections: Arc<AtomicU64>,
 ) {
     let mut changes = state.subscribe();
+    // While the gate is cut, no other socket takes its port.
+    let mut held = None;
     loop {
         let now = *changes.borrow_and_update();
         match now {
-            State::Cut => listener = None,
-            State::Open if listener.is_none() => {
-                let socket = tokio::net::TcpSocket::new_v4().unwrap();
-                socket.set_reuseaddr(true).unwrap();
-                socket.bind(address).unwrap();
-                listener = Some(socket.listen(128).unwrap());
+            State::Cut => {
+                drop(listener.take());
+                if held.is_none() {
+                    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+                    socket.set_reuseaddr(true).unwrap();
+                    socket.bind(address).unwrap();
+                    held = Some(socket);
+                }
             }
+            State::Open if listener.is_none() => listener = Some(held.take().unwrap().listen(128).unwrap()),
             State::Open | State::Stalled => {}
         }
         let accept = async {

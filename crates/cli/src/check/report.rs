@@ -92,6 +92,15 @@ pub(super) fn text(findings: &[Finding]) -> String {
     out
 }
 
+/// Formats the findings as a line for each, with advice for those that did not pass.
+pub(super) fn lines(findings: &[Finding]) -> String {
+    let line = |of: &Finding| {
+        let advice = of.advice.iter().filter(|_| of.outcome != Outcome::Ok).map(|advice| format!("\n  {advice}"));
+        format!("{} {}: {}: {}{}", of.outcome.word(), of.place, of.check, of.text, advice.collect::<String>())
+    };
+    findings.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// Returns the document of `-o json|yaml`.
 pub(super) fn document(findings: &[Finding]) -> Value {
     let checks = findings.iter().map(|of| {
@@ -115,6 +124,10 @@ mod tests {
         let text = text(&findings);
         assert!(text.contains("failure north: clocks: 10m ahead of west\n  set its clock\n"), "{text}");
         assert!(text.ends_with("3 checks: 1 ok, 0 warnings, 1 failures, 1 unknown\n"), "{text}");
+        assert_eq!(
+            lines(&findings[..2]),
+            "ok east: clocks: 0.1s behind west\nfailure north: clocks: 10m ahead of west\n  set its clock"
+        );
         let document = document(&findings);
         assert_eq!((&document["failed"], &document["checks"][1]["outcome"]), (&json!(true), &json!("failure")));
         assert_eq!(document["checks"][0]["advice"], Value::Null);

@@ -6,6 +6,7 @@ use federation_controller::debug::{ClusterRow, LeaseRow, PathRow};
 use serde::Serialize;
 
 use super::age_of;
+use crate::table::table;
 
 /// Returns the lines below the table about the lease of a cluster whose link is not up, or that is drained.
 pub(super) fn lines(cluster: &ClusterRow) -> String {
@@ -37,6 +38,22 @@ pub(super) fn lines(cluster: &ClusterRow) -> String {
         out.push_str(&format!("  data path: no proxy of another cluster uses {name} now.\n"));
     }
     out
+}
+
+/// Formats the table of data paths: how many proxies of each cluster reach each other one, of those that use it.
+pub(super) fn paths(clusters: &[ClusterRow]) -> String {
+    let mut rows = Vec::new();
+    for (cluster, lease) in clusters.iter().filter_map(|cluster| Some((cluster, cluster.lease.as_ref()?))) {
+        for PathRow { viewer, alive, dead } in &lease.paths {
+            let reached = format!("{alive} of {} proxies", alive + dead);
+            rows.push(vec![format!("{viewer} -> {}", cluster.name), reached, lease.state.clone()]);
+        }
+    }
+    if rows.is_empty() {
+        return String::new();
+    }
+    rows.sort();
+    format!("\n{}", table(&["DATA PATH", "REACHED BY", "LEASE"], rows))
 }
 
 /// A lease in the document.
@@ -106,6 +123,14 @@ mod tests {
         assert!(drained.ends_with("  data path: east answers 1 of 3 proxies of west.\n"), "{drained}");
         let over = lines(&cluster(lease("expired", &[], paths)));
         assert!(over.starts_with("  lease: over for 12s; east's endpoints are withdrawn"), "{over}");
+    }
+
+    #[test]
+    fn a_pair_has_a_row_if_a_proxy_uses_the_path() {
+        let of = |lease: Value| paths(&[cluster(Value::Null), cluster(lease)]);
+        assert_eq!(of(lease("fresh", &[], json!([]))), "");
+        let table = of(lease("fresh", &[], json!([{"viewer": "west", "alive": 2, "dead": 1}])));
+        assert!(table.contains("west -> east   2 of 3 proxies   fresh"), "{table}");
     }
 
     #[test]

@@ -45,6 +45,12 @@ impl Patience {
         self.start.elapsed()
     }
 
+    /// Returns the time that is left.
+    #[must_use]
+    pub fn left(&self) -> Duration {
+        self.limit.saturating_sub(self.elapsed())
+    }
+
     /// Reports whether the time is over.
     #[must_use]
     pub fn is_over(&self) -> bool {
@@ -57,7 +63,7 @@ impl Patience {
     /// Returns an error if the time is over first.
     pub async fn answer<T>(&self, from: &str, answer: impl Future<Output = T>) -> Result<T, NoAnswer> {
         let _shown = Waiting::show(format!("{from}, at most {:?}", self.limit));
-        let left = self.limit.saturating_sub(self.elapsed());
+        let left = self.left();
         tokio::time::timeout(left, answer).await.map_err(|_| NoAnswer {
             from: from.to_owned(),
             limit: self.limit,
