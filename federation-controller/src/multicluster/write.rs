@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(with_conditions(&present, &wanted, 1, "t2"), None);
         let mut present = present;
         present["conditions"].as_array_mut().unwrap().push(json!({"type": "Mine", "status": "True"}));
-        let mut next = wanted.clone();
+        let mut next = wanted;
         next[0] = Condition::new("Valid", "False", "NoService", "gone");
         next[2].message = "2/3 clusters disagree.".to_owned();
         let written = with_conditions(&present, &next, 2, "t2").unwrap();

@@ -57,7 +57,7 @@ pub(super) struct Writer {
 /// An event of one of the two watches.
 enum Watched {
     Import(Box<Event<ServiceImport>>),
-    Slice(Event<PartialObjectMeta<EndpointSlice>>),
+    Slice(Box<Event<PartialObjectMeta<EndpointSlice>>>),
 }
 
 impl Writer {
@@ -117,7 +117,7 @@ impl Writer {
                 () = tokio::time::sleep_until(until) => return None,
                 event = events.next() => match event? {
                     Ok(Watched::Import(event)) => self.imports.apply(*event, PresentImport::of),
-                    Ok(Watched::Slice(event)) => self.slices.apply(event, |slice| PresentSlice::of(&slice.metadata)),
+                    Ok(Watched::Slice(event)) => self.slices.apply(*event, |slice| PresentSlice::of(&slice.metadata)),
                     Err(error) => match trouble::of_watch(&error) {
                         Trouble::Refused(why) => return Some(why),
                         Trouble::Missing => return Some("ServiceImport is not defined in the cluster".to_owned()),
@@ -239,6 +239,6 @@ fn watches(client: Client) -> impl Stream<Item = Result<Watched, watcher::Error>
     let slices = watcher(Api::<PartialObjectMeta<EndpointSlice>>::all(client), config);
     stream::select(
         imports.backoff(Pause::default()).map(|event| event.map(|event| Watched::Import(Box::new(event)))).boxed(),
-        slices.backoff(Pause::default()).map(|event| event.map(Watched::Slice)).boxed(),
+        slices.backoff(Pause::default()).map(|event| event.map(|event| Watched::Slice(Box::new(event)))).boxed(),
     )
 }
