@@ -123,7 +123,17 @@ func execTerminal(ctx context.Context, c *cluster) error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	return nil
+	// A terminal for the command alone: client-go opens a stream for errors, and none for the size.
+	request := c.typed.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name("clock").SubResource("exec").
+		VersionedParams(&corev1.PodExecOptions{Container: "clock", Command: []string{"echo", "here"}, Stdout: true, Stderr: true, TTY: true},
+			scheme.ParameterCodec)
+	execution, err := spdyStreams(c.config, request)
+	if err != nil {
+		return err
+	}
+	var screen, stderr output
+	err = execution.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &screen, Stderr: &stderr})
+	return all(err, has(screen.String(), "here"))
 }
 
 func attachSPDY(ctx context.Context, c *cluster) error {

@@ -23,6 +23,9 @@ use crate::rig::Rig;
 const LONGER: Duration = Duration::from_secs(300);
 /// An update that takes longer than this counts as missed.
 const MISSED: Duration = Duration::from_secs(3);
+/// The time in which a controller has done all that follows from a cluster that joins, or is removed: it waits five seconds before it
+/// takes a deleted secret for a removed cluster.
+const DONE: Duration = Duration::from_secs(10);
 
 /// The size of the federation.
 #[derive(Clone, Copy, Debug)]
@@ -233,7 +236,8 @@ impl Federation {
         Ok(times)
     }
 
-    /// Measures the CPU that the controller needs when the last cluster is removed, and when it joins again.
+    /// Measures the CPU that the controller needs when the last cluster is removed, and when it joins again, beyond what it needs
+    /// in the same time at rest. Nobody reads its pages meanwhile.
     async fn join_and_lose(&mut self, controller: &Controller, streams: &DiscoveryStreams) -> Result<()> {
         let clusters = self.size.mesh.clusters;
         let (path, secret) = self.remote_secret(clusters - 1)?;
@@ -241,18 +245,25 @@ impl Federation {
         let primary = self.clusters[0].client().clone();
 
         let before = controller.usage()?;
+        tokio::time::sleep(DONE).await;
+        let at_rest = (controller.usage()? - before).cpu;
+        self.found("at rest for ten seconds: CPU of the controller", "ms", millis(at_rest));
+
+        let before = controller.usage()?;
         primary.request(Method::DELETE, &named, &Value::Null).await?;
+        tokio::time::sleep(DONE).await;
+        let removed = (controller.usage()? - before).cpu.saturating_sub(at_rest);
         // The proxies of the cluster are not served any longer.
         self.wait_for(controller, clusters - 1).await?;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        self.found("a cluster is removed: CPU of the controller", "ms", millis((controller.usage()? - before).cpu));
+        self.found("a cluster is removed: CPU of the controller", "ms", millis(removed));
 
         let before = controller.usage()?;
         primary.create((path, secret)).await?;
+        tokio::time::sleep(DONE).await;
+        let joined = (controller.usage()? - before).cpu.saturating_sub(at_rest);
         self.wait_for(controller, clusters).await?;
         streams.in_sync(LONGER).await?;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        self.found("a cluster joins: CPU of the controller", "ms", millis((controller.usage()? - before).cpu));
+        self.found("a cluster joins: CPU of the controller", "ms", millis(joined));
         Ok(())
     }
 }

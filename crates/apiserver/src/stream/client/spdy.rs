@@ -1,7 +1,9 @@
 //! Channels over SPDY: a stream for each, which the client opens and names in the header `streamtype`.
 //!
 //! The client opens all of its streams before the command starts, as Kubernetes requires: the status has a stream in any
-//! case (`error`), the others as the request's parameters say, and a terminal has one for its size.
+//! case (`error`), the others as the request's parameters say, and a terminal has one for its size. As in Kubernetes the number of
+//! streams counts, not their types: a client that asks for a terminal and opens a stream of `stderr` instead of one for the
+//! size is served.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -52,7 +54,7 @@ where
     if !has_token(request.headers(), PROTOCOL_HEADER, PROTOCOL) {
         return Err(Status::bad_request(format!("unable to negotiate protocol: server accepts [{PROTOCOL}]")));
     }
-    let expected = expected_channels(options);
+    let expected = expected_streams(options);
     let upgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
@@ -96,17 +98,11 @@ where
     Ok(response)
 }
 
-/// The channels that the client has to open.
-fn expected_channels(options: &StreamOptions) -> Vec<u8> {
+/// The number of streams that the client has to open.
+fn expected_streams(options: &StreamOptions) -> usize {
     // A terminal has one output, and a stream for its size.
-    let wanted = [
-        (STATUS, true),
-        (STDIN, options.stdin),
-        (STDOUT, options.stdout),
-        (STDERR, options.stderr && !options.tty),
-        (RESIZE, options.tty),
-    ];
-    wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(channel, _)| channel).collect()
+    let wanted = [true, options.stdin, options.stdout, options.stderr && !options.tty, options.tty];
+    wanted.into_iter().filter(|wanted| *wanted).count()
 }
 
 fn channel_of(name: &str) -> Option<u8> {
@@ -122,8 +118,8 @@ fn channel_of(name: &str) -> Option<u8> {
 
 /// The client's frames.
 struct SpdyInput {
-    /// Channels that are not open yet.
-    missing: Vec<u8>,
+    /// The number of streams before the command starts.
+    expected: usize,
     /// Streams by channel.
     streams: HashMap<u8, u32>,
     frames: mpsc::Sender<Bytes>,
@@ -136,13 +132,13 @@ struct SpdyInput {
 
 impl SpdyInput {
     fn new(
-        missing: Vec<u8>,
+        expected: usize,
         frames: mpsc::Sender<Bytes>,
         input: mpsc::Sender<(u8, Bytes)>,
         opened: oneshot::Sender<HashMap<u8, u32>>,
     ) -> Self {
         let (inflater, writer) = (Inflater::new(), SpdyWriter::new());
-        Self { missing, streams: HashMap::new(), frames, inflater, writer, input, opened: Some(opened) }
+        Self { expected, streams: HashMap::new(), frames, inflater, writer, input, opened: Some(opened) }
     }
 
     /// Reads until the client disconnects or sends an invalid frame.
@@ -179,21 +175,24 @@ impl SpdyInput {
     async fn open(&mut self, stream: u32, compressed: &[u8]) -> Result<(), SpdyError> {
         let headers = spdy::headers(self.inflater.inflate(compressed)?)?;
         let name = headers.iter().find(|(name, _)| name == "streamtype").map_or("", |(_, value)| value);
-        let position = self.missing.iter().position(|channel| channel_of(name) == Some(*channel));
-        let Some(position) = position else {
+        self.open_as(stream, name).await;
+        Ok(())
+    }
+
+    async fn open_as(&mut self, stream: u32, name: &str) {
+        let Some(channel) = channel_of(name).filter(|channel| !self.streams.contains_key(channel)) else {
             self.send(spdy::reset(stream)).await;
-            return Ok(());
+            return;
         };
-        self.streams.insert(self.missing.remove(position), stream);
+        self.streams.insert(channel, stream);
         let reply = self.writer.reply(stream);
         self.send(reply).await;
-        if self.missing.is_empty()
+        if self.streams.len() >= self.expected
             && let Some(opened) = self.opened.take()
         {
             // An error means that the time was over.
             let _ = opened.send(self.streams.clone());
         }
-        Ok(())
     }
 
     async fn data(&mut self, stream: u32, fin: bool, data: Bytes) {
@@ -251,5 +250,53 @@ impl SpdyOutput {
                 let _ = self.frames.send(spdy::data(*stream, &[], true)).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Opens streams, and returns the channels with which the command starts, and the number of streams that are refused.
+    async fn start(query: &str, names: &[&str]) -> (Option<Vec<u8>>, usize) {
+        let (frames, mut sent) = mpsc::channel(QUEUE);
+        let (opened, mut all_open) = oneshot::channel();
+        let options = StreamOptions::parse(query).expect("options");
+        let mut input = SpdyInput::new(expected_streams(&options), frames, mpsc::channel(1).0, opened);
+        for (name, stream) in names.iter().zip((1..).step_by(2)) {
+            input.open_as(stream, name).await;
+        }
+        let mut buffer = BytesMut::new();
+        while let Ok(frame) = sent.try_recv() {
+            buffer.extend_from_slice(&frame);
+        }
+        let mut refused = 0;
+        while let Ok(Some(frame)) = spdy::next_frame(&mut buffer) {
+            refused += usize::from(matches!(frame, SpdyFrame::Reset { .. }));
+        }
+        let started = all_open.try_recv().ok().map(|streams| {
+            let mut channels: Vec<u8> = streams.into_keys().collect();
+            channels.sort_unstable();
+            channels
+        });
+        (started, refused)
+    }
+
+    #[tokio::test]
+    async fn a_command_starts_once_its_number_of_streams_is_open() {
+        let sorted = |mut channels: Vec<u8>| {
+            channels.sort_unstable();
+            Some(channels)
+        };
+        let plain = start("stdout=1&stderr=1", &["error", "stdout", "stderr"]).await;
+        assert_eq!(plain, (sorted(vec![STATUS, STDOUT, STDERR]), 0));
+        assert_eq!(start("stdout=1&stderr=1", &["error", "stdout"]).await, (None, 0));
+        let terminal = start("stdin=1&stdout=1&tty=1", &["error", "stdin", "stdout", "resize"]).await;
+        assert_eq!(terminal, (sorted(vec![STATUS, STDIN, STDOUT, RESIZE]), 0));
+        // Without a terminal of its own, client-go opens a stream for errors, and none for the size.
+        let with_errors = start("stdout=1&stderr=1&tty=1", &["error", "stdout", "stderr"]).await;
+        assert_eq!(with_errors, (sorted(vec![STATUS, STDOUT, STDERR]), 0));
+        let unknown = start("stdout=1", &["error", "error", "other", "stdout"]).await;
+        assert_eq!(unknown, (sorted(vec![STATUS, STDOUT]), 2));
     }
 }
