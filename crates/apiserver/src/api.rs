@@ -77,7 +77,7 @@ impl Api {
 
     fn after_write(&self, stored: &GroupResource) {
         if &*stored.resource == "customresourcedefinitions" {
-            self.registry.set_custom(crd::served(&self.store));
+            self.registry.replace_custom(|| crd::served(&self.store));
         }
     }
 

@@ -1,7 +1,7 @@
 //! The registry of served resources: the built-in kinds, and the custom resources of CustomResourceDefinitions.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde_json::Value;
 
@@ -51,20 +51,26 @@ pub(crate) struct RegistrySnapshot {
     by_resource: HashMap<(String, String, String), Arc<ServedResource>>,
 }
 
-pub(crate) struct ResourceRegistry(RwLock<Arc<RegistrySnapshot>>);
+pub(crate) struct ResourceRegistry {
+    snapshot: RwLock<Arc<RegistrySnapshot>>,
+    /// Held from the look at the definitions until the snapshot is replaced, so that of two concurrent changes none is lost.
+    replacing: Mutex<()>,
+}
 
 impl ResourceRegistry {
     pub(crate) fn new() -> Self {
-        Self(RwLock::new(Arc::new(RegistrySnapshot::with(Vec::new()))))
+        Self { snapshot: RwLock::new(Arc::new(RegistrySnapshot::with(Vec::new()))), replacing: Mutex::new(()) }
     }
 
     pub(crate) fn snapshot(&self) -> Arc<RegistrySnapshot> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Replaces the custom resources.
-    pub(crate) fn set_custom(&self, custom: Vec<ServedResource>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(RegistrySnapshot::with(custom));
+    /// Replaces the custom resources by those that `served` finds.
+    pub(crate) fn replace_custom(&self, served: impl FnOnce() -> Vec<ServedResource>) {
+        let _in_turn = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = Arc::new(RegistrySnapshot::with(served()));
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
     }
 }
 
@@ -117,5 +123,40 @@ impl ServedResource {
     /// How strategic merge patch merges the list at a path.
     pub(crate) fn strategic_list(&self, path: &[&str]) -> ListType {
         merge_keys::strategic(&self.kind.group, &self.kind.version, &self.kind.kind, path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn of_two_definitions_that_are_written_at_once_none_is_lost() {
+        let (registry, written) = (ResourceRegistry::new(), AtomicUsize::new(1));
+        let served = |count: usize| -> Vec<ServedResource> {
+            let kind = &kinds::BUILTIN[0];
+            (0..count)
+                .map(|_| ServedResource { kind: kind.clone(), stored: GroupResource::of(kind), custom: None })
+                .collect()
+        };
+        let (looked, has_looked) = mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                registry.replace_custom(|| {
+                    let first = served(written.load(SeqCst));
+                    looked.send(()).expect("a receiver");
+                    std::thread::sleep(Duration::from_millis(100));
+                    first
+                });
+            });
+            has_looked.recv().expect("a look");
+            written.store(2, SeqCst);
+            registry.replace_custom(|| served(written.load(SeqCst)));
+        });
+        assert_eq!(registry.snapshot().all().len(), kinds::BUILTIN.len() + 2);
     }
 }

@@ -171,7 +171,7 @@ impl Server {
     pub fn restored(options: Options, objects: SavedObjects) -> Result<Self, StartError> {
         let store = ObjectStore::restored(objects, options.remembered_changes);
         let server = Self::with(options, store)?;
-        server.api.registry.set_custom(crd::served(&server.api.store));
+        server.api.registry.replace_custom(|| crd::served(&server.api.store));
         Ok(server)
     }
 
