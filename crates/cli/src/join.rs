@@ -326,6 +326,7 @@ async fn wait_for_link(
         let elapsed = start.elapsed().as_secs_f32();
         match state {
             Ok((own, network)) => {
+                let own = own.unwrap_or_else(|| primary.name.clone());
                 let network = printable(&network);
                 print_stderr(&format!("{}: link to {name} connected after {elapsed:.1}s{network}", primary.name));
                 return Ok(Some(own));
@@ -353,7 +354,7 @@ async fn wait_for_link(
 
 /// Returns the name of the controller's own cluster, and the network of a cluster whose link has connected within `since`, as a
 /// suffix for display; else what to wait for.
-fn link_of(page: &str, name: &str, since: Duration) -> Result<(String, String), String> {
+fn link_of(page: &str, name: &str, since: Duration) -> Result<(Option<String>, String), String> {
     let page: ClustersPage = serde_json::from_str(page).map_err(|_| UNREADABLE_PAGE.to_owned())?;
     let Some(row) = page.clusters.iter().find(|row| row.name == name) else {
         let about = page.problems.iter().find(|problem| problem.contains(name));
@@ -371,7 +372,7 @@ fn link_of(page: &str, name: &str, since: Duration) -> Result<(String, String), 
     }
     let same = page.clusters.iter().any(|other| other.name != name && other.network == row.network);
     let own = page.clusters.iter().find(|row| row.role == "primary" && row.secret.is_none());
-    let own = own.map(|row| row.name.clone()).unwrap_or_default();
+    let own = own.map(|row| row.name.clone());
     let network = match row.network.as_str() {
         "" => ", network unknown: label its root namespace topology.istio.io/network".to_owned(),
         network if same => format!(", network {network}, shared with other clusters"),
@@ -429,7 +430,7 @@ mod tests {
         (west["name"], west["role"]) = (json!("west"), json!("primary"));
         assert_eq!(
             of(page(json!([west, row("connected", "net-east")]), json!([]))),
-            Ok(("west".to_owned(), ", network net-east".to_owned()))
+            Ok((Some("west".to_owned()), ", network net-east".to_owned()))
         );
         let mut old = row("connected", "net-east");
         old["link_age_ms"] = json!(60_000);

@@ -66,10 +66,14 @@ pub(super) fn add(plan: &mut Plan, inventory: &Inventory, key: &Key, address: Op
     let importers: Vec<(&ClusterInventory, Arc<Shared<'_>>)> =
         importing.filter_map(|cluster| Some((cluster, services.of_consumer(&cluster.info.name)?))).collect();
     let all = merge(standings.iter().filter_map(|(_, _, standing)| standing.constituent().cloned()).collect());
+    let mut importing: BTreeMap<&Text, usize> = BTreeMap::new();
+    for name in importers.iter().flat_map(|(_, shared)| &shared.merged.clusters) {
+        *importing.entry(name).or_default() += 1;
+    }
     for (cluster, export, standing) in &standings {
         let left_out = export.exported.as_ref().map_or(0, |of| of.left_out);
         let name = &cluster.info.name;
-        let importers = importers.iter().filter(|(_, shared)| shared.merged.clusters.contains(name)).count();
+        let importers = importing.get(name).copied().unwrap_or_default();
         let conditions = conditions(standing, all.as_ref(), address, importers, left_out);
         if let Some(of) = plan.clusters.get_mut(name) {
             of.exports.insert(key.clone(), ExportStatus { uid: export.uid, conditions });

@@ -64,19 +64,8 @@ pub fn plan(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], around: &P
             })
             .collect();
         for port in spec.ports.iter().flatten() {
-            let protocol = match port.protocol.as_deref() {
-                None | Some("TCP") => Protocol::Tcp,
-                Some("UDP") => Protocol::Udp,
-                Some(_) => continue,
-            };
-            let Ok(number) = u16::try_from(port.port) else { continue };
-            let backends = backends(&own, port.name.as_deref().unwrap_or_default());
-            servers.extend(addresses.iter().map(|address| VirtualServer {
-                address: *address,
-                port: number,
-                protocol,
-                backends: backends.iter().copied().filter(|to| to.is_ipv4() == address.is_ipv4()).collect(),
-            }));
+            let (name, protocol) = (port.name.as_deref(), port.protocol.as_deref());
+            servers.extend(of_port(&addresses, name, protocol, port.port, &own));
         }
     }
     Services {
@@ -91,24 +80,37 @@ pub fn plan(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], around: &P
 pub fn imported(imports: &[Arc<ServiceImport>], slices: &[Arc<EndpointSlice>]) -> Vec<VirtualServer> {
     let mut servers = Vec::new();
     for import in imports.iter().filter(|import| !imports::is_headless(import)) {
-        let own = imports::slices_of(import, slices);
+        let (addresses, own) = (imports::addresses_of(import), imports::slices_of(import, slices));
         for port in &import.spec.ports {
-            let protocol = match port.protocol.as_deref() {
-                None | Some("TCP") => Protocol::Tcp,
-                Some("UDP") => Protocol::Udp,
-                Some(_) => continue,
-            };
-            let Ok(number) = u16::try_from(port.port) else { continue };
-            let backends = backends(&own, port.name.as_deref().unwrap_or_default());
-            servers.extend(imports::addresses_of(import).into_iter().map(|address| VirtualServer {
-                address,
-                port: number,
-                protocol,
-                backends: backends.iter().copied().filter(|to| to.is_ipv4() == address.is_ipv4()).collect(),
-            }));
+            let (name, protocol) = (port.name.as_deref(), port.protocol.as_deref());
+            servers.extend(of_port(&addresses, name, protocol, port.port, &own));
         }
     }
     servers
+}
+
+/// Returns the rules of one port at each address; none for protocols other than TCP and UDP.
+fn of_port(
+    addresses: &[IpAddr],
+    name: Option<&str>,
+    protocol: Option<&str>,
+    number: i32,
+    slices: &[&EndpointSlice],
+) -> Vec<VirtualServer> {
+    let protocol = match protocol {
+        None | Some("TCP") => Protocol::Tcp,
+        Some("UDP") => Protocol::Udp,
+        Some(_) => return Vec::new(),
+    };
+    let Ok(port) = u16::try_from(number) else { return Vec::new() };
+    let backends = backends(slices, name.unwrap_or_default());
+    let server = |address: &IpAddr| VirtualServer {
+        address: *address,
+        port,
+        protocol,
+        backends: backends.iter().copied().filter(|to| to.is_ipv4() == address.is_ipv4()).collect(),
+    };
+    addresses.iter().map(server).collect()
 }
 
 fn addresses(service: &Service, relayed: bool) -> Vec<IpAddr> {
