@@ -48,9 +48,10 @@ impl Normalizer {
             (r"us-west-1[ab]\s+10\.244\.\d+\.\d+", "ZONE ADDRESS"),
             (r"\b10\.244\.\d+\.\d+", "ADDRESS"),
             (r"127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
+            // Before times: the first digits of a fingerprint can be those of one, such as `537d`.
+            (r"root [0-9a-f]{4}…", "root FINGERPRINT"),
             (r"\b(\d+(\.\d+)?(ms|s|m|h|d))+\b", "TIME"),
             (r"\b\d+ ms\b", "TIME"),
-            (r"root [0-9a-f]{4}…", "root FINGERPRINT"),
             (r"\s+", " "),
         ];
         Self(replacements.map(|(pattern, by)| (Regex::new(pattern).expect("a pattern"), by)).into())
