@@ -36,7 +36,9 @@ fn bearer(lab: &Lab, options: &[&str]) -> String {
 #[track_caller]
 fn check(lab: &Lab) {
     let valid = bearer(lab, &[]);
+    // Each client's proxy learns of a replaced pod by itself.
     becomes(lab, WEB, &["-H", &valid, API], "200");
+    becomes(lab, FRONTEND, &["-H", &valid, API], "403");
     let expired = bearer(lab, &["--expires", "-5m"]);
     let audience = format!(
         "authorization: Bearer {}",
