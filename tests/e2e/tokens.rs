@@ -111,14 +111,14 @@ fn rotates_under_load(lab: &Lab) {
         assert!(done.contains(expected), "{done}");
     };
     let former = bearer(lab, &[]);
-    let by_former = Load::start(lab, WEB, API, 50, 12, &["--header", &former]);
+    let by_former = Load::start(lab, WEB, API, 50, 14, &["--header", &former]);
     rotate("publishes key 2 beside key 1");
     // The issuer signs with the further key when the proxies have it.
     let early = bearer(lab, &["--key", "2"]);
     becomes(lab, WEB, &["-H", &early, API], "200");
     rotate("signs with key 2");
     let new = bearer(lab, &[]);
-    let by_new = Load::start(lab, WEB, API, 50, 2, &["--header", &new]).wait();
+    let by_new = Load::start(lab, WEB, API, 50, 3, &["--header", &new]).wait();
     let until = now_ms();
     rotate("publishes key 2 alone");
     becomes(lab, WEB, &["-H", &former, API], "401");
