@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use proxy::listener::BACKLOG;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use crate::config::Published;
 
@@ -19,8 +20,8 @@ pub(crate) struct Socket {
     /// The listener's address, by which it is found in the configuration.
     pub(crate) address: SocketAddr,
     pub(crate) listener: TcpListener,
-    /// Ends when the listener is removed.
-    pub(crate) kept: watch::Receiver<()>,
+    /// Changes when the listener is removed. Dropped after `listener` is closed.
+    pub(crate) removed: watch::Receiver<()>,
 }
 
 /// Opens and closes sockets as the configuration says.
@@ -29,6 +30,10 @@ pub(crate) struct Binder {
     /// Of each worker.
     workers: Vec<mpsc::UnboundedSender<Socket>>,
     open: HashMap<SocketAddr, watch::Sender<()>>,
+    /// Addresses whose removed listener some workers still have: they accept connections whose handshake had begun.
+    closing: HashSet<SocketAddr>,
+    /// Each returns an address of `closing` when all workers have closed it.
+    closed: JoinSet<SocketAddr>,
     /// Addresses that could not be bound, which the log says once.
     failed: HashSet<SocketAddr>,
 }
@@ -36,11 +41,12 @@ pub(crate) struct Binder {
 impl Binder {
     /// Creates a binder, which sends sockets to workers.
     pub(crate) fn new(published: Arc<Published>, workers: Vec<mpsc::UnboundedSender<Socket>>) -> Self {
-        Self { published, workers, open: HashMap::new(), failed: HashSet::new() }
+        let (closing, failed) = (HashSet::new(), HashSet::new());
+        Self { published, workers, open: HashMap::new(), closing, closed: JoinSet::new(), failed }
     }
 
     /// Follows the configuration. Calls `ready` when the sockets of a configuration are open for the first time; a gateway that no
-    /// Gateway selects yet has none, and is ready as well, as in Istio.
+    /// Gateway selects yet has none, and is ready as well, as in Istio. Must be called within a [`tokio::task::LocalSet`].
     pub(crate) async fn run(mut self, ready: impl FnOnce()) {
         let mut ready = Some(ready);
         loop {
@@ -48,11 +54,10 @@ impl Binder {
             let changed = published.changed();
             let config = published.newest();
             let wanted: Vec<SocketAddr> = config.listeners.keys().copied().collect();
-            // Connections of a listener that is removed stay open.
-            self.open.retain(|address, _| wanted.contains(address));
+            self.close_others(&wanted);
             self.failed.retain(|address| wanted.contains(address));
             for address in wanted {
-                if self.open.contains_key(&address) {
+                if self.open.contains_key(&address) || self.closing.contains(&address) {
                     continue;
                 }
                 match self.bind(address) {
@@ -72,22 +77,40 @@ impl Binder {
             {
                 ready();
             }
-            match failed {
-                true => drop(tokio::time::timeout(AGAIN, changed).await),
-                false => changed.await,
+            tokio::select! {
+                () = changed => {}
+                Some(closed) = self.closed.join_next() => {
+                    if let Ok(address) = closed {
+                        self.closing.remove(&address);
+                    }
+                }
+                () = tokio::time::sleep(AGAIN), if failed => {}
             }
+        }
+    }
+
+    /// Removes the listeners of all other addresses. Their connections stay open.
+    fn close_others(&mut self, wanted: &[SocketAddr]) {
+        for (address, removed) in self.open.extract_if(|address, _| !wanted.contains(address)) {
+            // Fails if all workers have ended.
+            let _ = removed.send(());
+            self.closing.insert(address);
+            self.closed.spawn_local(async move {
+                removed.closed().await;
+                address
+            });
         }
     }
 
     fn bind(&mut self, address: SocketAddr) -> io::Result<()> {
         let listeners = listen(address, self.workers.len())?;
-        let (keep, kept) = watch::channel(());
+        let (remove, removed) = watch::channel(());
         for (worker, listener) in self.workers.iter().zip(listeners) {
             // Sending fails once the worker has ended, which ends the process.
-            let _ = worker.send(Socket { address, listener, kept: kept.clone() });
+            let _ = worker.send(Socket { address, listener, removed: removed.clone() });
         }
         tracing::info!(%address, "listening");
-        self.open.insert(address, keep);
+        self.open.insert(address, remove);
         Ok(())
     }
 }

@@ -207,17 +207,21 @@ async fn work(router: Rc<RouterWorker>, mut sockets: mpsc::UnboundedReceiver<Soc
 
 /// Accepts the connections of a listener until it is removed or the drain begins.
 async fn accept(socket: Socket, router: Rc<RouterWorker>) -> io::Result<()> {
-    let Socket { address, listener, mut kept } = socket;
+    let Socket { address, listener, removed } = socket;
+    // Held until the listener is closed: nothing else can listen on the address before.
+    let mut removing = removed.clone();
     let (drain, mut begun) = (router.worker.drain.clone(), router.worker.drain.clone());
     let stop = async move {
         tokio::select! {
             () = begun.begun() => {}
-            // An error: the sender is gone.
-            _ = kept.changed() => {}
+            // An error: whoever opens and closes listeners has ended.
+            _ = removing.changed() => {}
         }
     };
     let serve = |stream, client, admitted| connection::serve(stream, client, admitted, address, router.clone());
-    listener::accept(listener, stop, &drain, &router.admission, serve).await
+    let accepted = listener::accept(listener, stop, &drain, &router.admission, serve).await;
+    drop(removed);
+    accepted
 }
 
 /// Ends the process if a listener failed: a worker that does not accept would leave its share of connections waiting.

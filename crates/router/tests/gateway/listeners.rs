@@ -1,6 +1,6 @@
 //! Listeners that come, change and go, and the drain.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use wire::discovery as d;
@@ -33,6 +33,31 @@ async fn listeners_come_and_go_with_the_configuration() {
     gateway.push_listeners(vec![invalid]);
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(get(at(second), "a", "/", "").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_comes_back_is_open_as_soon_as_it_has_closed() {
+    let a = app("a").await;
+    let mut gateway = Gateway::new().await;
+    let (port, other) = (free_port(), free_port());
+    gateway.push_service("a", a.address, d::Protocol::Http);
+    gateway.route("one", "*", "a");
+    let of = |port| listener(port, vec![http_server("one", &["*"])]);
+    gateway.push_listeners(vec![of(port)]);
+    gateway.start().await;
+    // Connections whose handshake has begun are accepted for 300 ms after the removal.
+    gateway.push_listeners(vec![]);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let removed = Instant::now();
+    gateway.push_listeners(vec![of(port), of(other)]);
+    let is_open = async |port| {
+        let connecting = TcpStream::connect(at(port));
+        matches!(tokio::time::timeout(Duration::from_millis(100), connecting).await, Ok(Ok(_)))
+    };
+    until("another port is open", async || is_open(other).await).await;
+    until("the port is open again", async || is_open(port).await).await;
+    assert!(removed.elapsed() < Duration::from_millis(1500), "it took {:?}", removed.elapsed());
+    assert_eq!(get(at(port), "a", "/", "").await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
