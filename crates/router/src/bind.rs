@@ -57,7 +57,9 @@ impl Binder {
             self.close_others(&wanted);
             self.failed.retain(|address| wanted.contains(address));
             for address in wanted {
-                if self.open.contains_key(&address) || self.closing.contains(&address) {
+                // An address of the same port may be another name of this one.
+                let closing = self.closing.iter().any(|of| of.port() == address.port());
+                if closing || self.open.contains_key(&address) {
                     continue;
                 }
                 match self.bind(address) {

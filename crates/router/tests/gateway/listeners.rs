@@ -1,5 +1,6 @@
 //! Listeners that come, change and go, and the drain.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
@@ -36,7 +37,7 @@ async fn listeners_come_and_go_with_the_configuration() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listener_that_comes_back_is_open_as_soon_as_it_has_closed() {
+async fn a_port_that_is_used_again_is_open_as_soon_as_its_old_listener_has_closed() {
     let a = app("a").await;
     let mut gateway = Gateway::new().await;
     let (port, other) = (free_port(), free_port());
@@ -45,18 +46,27 @@ async fn a_listener_that_comes_back_is_open_as_soon_as_it_has_closed() {
     let of = |port| listener(port, vec![http_server("one", &["*"])]);
     gateway.push_listeners(vec![of(port)]);
     gateway.start().await;
-    // Connections whose handshake has begun are accepted for 300 ms after the removal.
-    gateway.push_listeners(vec![]);
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    let removed = Instant::now();
-    gateway.push_listeners(vec![of(port), of(other)]);
     let is_open = async |port| {
         let connecting = TcpStream::connect(at(port));
         matches!(tokio::time::timeout(Duration::from_millis(100), connecting).await, Ok(Ok(_)))
     };
+    // Connections whose handshake has begun are accepted for 300 ms after the removal.
+    gateway.push_listeners(vec![]);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let again = Instant::now();
+    gateway.push_listeners(vec![of(port), of(other)]);
     until("another port is open", async || is_open(other).await).await;
     until("the port is open again", async || is_open(port).await).await;
-    assert!(removed.elapsed() < Duration::from_millis(1500), "it took {:?}", removed.elapsed());
+    assert!(again.elapsed() < Duration::from_millis(1500), "it took {:?}", again.elapsed());
+    assert_eq!(get(at(port), "a", "/", "").await.status, 200);
+
+    // A listener on one address takes the place of one on all.
+    let bind = Ipv4Addr::LOCALHOST.octets().to_vec().into();
+    let again = Instant::now();
+    gateway.push_listeners(vec![d::Listener { bind, ..of(port) }]);
+    until("the old listener is closed", async || !is_open(other).await).await;
+    until("the port is open again", async || is_open(port).await).await;
+    assert!(again.elapsed() < Duration::from_millis(1500), "it took {:?}", again.elapsed());
     assert_eq!(get(at(port), "a", "/", "").await.status, 200);
 }
 
