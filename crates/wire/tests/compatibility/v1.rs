@@ -1,4 +1,4 @@
-//! The messages of version 1, with every field of that version set.
+//! The messages of version 1. Every field of that version is set in at least one of them.
 
 #![allow(clippy::needless_update, reason = "fields that the protocol gains later are unset in these messages")]
 
@@ -17,20 +17,41 @@ use isthmus_wire::envoy::{Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, No
 
 use super::{Expected, Fixture};
 
+#[path = "v1/entries.rs"]
+mod entries;
+#[path = "v1/gateways.rs"]
+mod gateways;
+#[path = "v1/limits.rs"]
+mod limits;
+#[path = "v1/routes.rs"]
+mod routes;
+
 pub(super) fn fixtures() -> Vec<Fixture> {
     let resource = |name, body| Fixture { name, expected: Expected::Resource(Box::new(body)) };
     vec![
         resource("Trust", Body::Trust(trust())),
         resource("MeshConfig", Body::MeshConfig(mesh_config())),
+        resource("MeshConfig-entries", Body::MeshConfig(entries::mesh_config())),
+        resource("Scope", Body::Scope(limits::scope())),
         resource("PeerAuthentication", Body::PeerAuthentication(peer_authentication())),
         resource("RequestAuthentication", Body::RequestAuthentication(request_authentication())),
         resource("AuthorizationPolicy", Body::AuthorizationPolicy(authorization_policy())),
+        resource("AuthorizationPolicy-custom", Body::AuthorizationPolicy(limits::custom_policy())),
+        resource("RateLimit", Body::RateLimit(limits::rate_limit())),
         resource("Workload", Body::Workload(workload())),
+        resource("Workload-machine", Body::Workload(entries::workload())),
         resource("NetworkGateway", Body::NetworkGateway(network_gateway())),
+        resource("DestinationPolicy", Body::DestinationPolicy(routes::destination_policy())),
         resource("Service", Body::Service(service())),
+        resource("Service-entry", Body::Service(entries::service())),
         resource("Endpoint-direct", Body::Endpoint(direct_endpoint())),
+        resource("Endpoint-headless", Body::Endpoint(entries::endpoint())),
         resource("Endpoint-summary", Body::Endpoint(summary_endpoint())),
+        resource("RouteTable", Body::RouteTable(routes::route_table())),
+        resource("Credential", Body::Credential(gateways::credential())),
+        resource("Listeners", Body::Listeners(gateways::listeners())),
         Fixture { name: "DeltaDiscoveryRequest", expected: Expected::Request(request()) },
+        Fixture { name: "DeltaDiscoveryRequest-report", expected: Expected::Request(entries::report()) },
         Fixture { name: "DeltaDiscoveryResponse", expected: Expected::Response(response()) },
     ]
 }
@@ -126,6 +147,11 @@ fn authorization_policy() -> AuthorizationPolicy {
         }],
         ..Default::default()
     }
+}
+
+/// Strings of a repeated field.
+fn names(of: &[&str]) -> Vec<String> {
+    of.iter().map(|name| (*name).to_owned()).collect()
 }
 
 fn values(any_of: &[&str], none_of: &[&str]) -> Option<Values> {
