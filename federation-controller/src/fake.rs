@@ -198,14 +198,27 @@ impl Fake {
     }
 }
 
-fn put(state: &mut State, collection: &str, mut object: Value) {
+/// Stores an object with what a server sets, and returns it.
+fn put(state: &mut State, collection: &str, mut object: Value) -> Value {
     state.version += 1;
     let version = state.version;
     object["metadata"]["resourceVersion"] = json!(version.to_string());
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     let key = (collection.to_owned(), text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
+    let before = state.objects.get(&key).cloned().unwrap_or_default();
+    if object["metadata"]["uid"].is_null() {
+        let uid = before["metadata"]["uid"].as_str().map(str::to_owned);
+        object["metadata"]["uid"] = json!(uid.unwrap_or_else(|| format!("uid-{version}")));
+    }
+    let (generation, given) = (&before["metadata"]["generation"], &object["metadata"]["generation"]);
+    if given.is_null() || given == generation {
+        // Of the fields that count, the ones that tests change.
+        let changed = ["spec", "ports", "endpoints"].iter().any(|field| before[*field] != object[*field]);
+        object["metadata"]["generation"] = json!(generation.as_u64().unwrap_or_default() + u64::from(changed));
+    }
     let kind = if state.objects.insert(key, object.clone()).is_some() { "MODIFIED" } else { "ADDED" };
-    state.log.push((version, kind, collection.to_owned(), object));
+    state.log.push((version, kind, collection.to_owned(), object.clone()));
+    object
 }
 
 fn remove(state: &mut State, collection: &str, namespace: &str, name: &str) -> Response<Body> {
@@ -389,7 +402,7 @@ fn write(
             object["data"][key] = json!(base64::engine::general_purpose::STANDARD.encode(text));
         }
     }
-    put(state, collection, object.clone());
+    let object = put(state, collection, object);
     reply(if exists { StatusCode::OK } else { StatusCode::CREATED }, &object)
 }
 

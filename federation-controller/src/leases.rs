@@ -240,6 +240,11 @@ impl Leases {
         self.recent.iter().filter(|(of, _)| *of > number).cloned().collect()
     }
 
+    /// Returns the number of all transitions since the start.
+    pub fn transitions(&self) -> u64 {
+        self.count
+    }
+
     /// Returns the number of transitions of each cluster to each state.
     pub fn counts(&self) -> &BTreeMap<(Text, LeaseState), u64> {
         &self.counts

@@ -61,7 +61,11 @@ pub(crate) async fn run(state: Arc<State>, clusters: Clusters) {
         if !state.ready() || clusters.is_joined("").is_none() {
             continue;
         }
-        let now = (state.inventory().events(), state.store().changes(), names.len());
+        let (events, transitions) = {
+            let inventory = state.inventory();
+            (inventory.events(), inventory.leases().transitions())
+        };
+        let now = (events, transitions, state.store().changes(), names.len());
         if seen != Some(now) {
             seen = Some(now);
             let began = Instant::now();

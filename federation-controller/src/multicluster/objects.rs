@@ -5,10 +5,11 @@ use std::hash::BuildHasher;
 use std::net::IpAddr;
 
 use api::export::{
-    MANAGED_BY, MANAGED_BY_LABEL, SERVICE_NAME_LABEL, SLICE_MANAGED_BY_LABEL, SOURCE_CLUSTER_LABEL, ServiceImportPort,
-    ServiceImportSpec,
+    MANAGED_BY, MANAGED_BY_LABEL, SERVICE_NAME_LABEL, SLICE_MANAGED_BY_LABEL, SOURCE_CLUSTER_LABEL, ServiceImport,
+    ServiceImportPort, ServiceImportSpec,
 };
 use k8s_openapi::api::core::v1::{ClientIPConfig, SessionAffinityConfig};
+use kube::Resource as _;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -193,8 +194,14 @@ pub(super) struct SliceConditions {
 }
 
 impl ImportedSlice {
-    /// Returns the object with this name and digest.
-    pub(super) fn to_json(&self, key: &Key, content: &str) -> Value {
+    /// Returns the object with this name and digest, which the service's import with this uid owns.
+    pub(super) fn to_json(&self, key: &Key, content: &str, import: Option<&str>) -> Value {
+        let owner = import.map(|uid| {
+            json!({
+                "apiVersion": ServiceImport::api_version(&()), "kind": ServiceImport::kind(&()),
+                "name": *self.service, "uid": uid, "controller": true,
+            })
+        });
         json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {
@@ -204,6 +211,7 @@ impl ImportedSlice {
                     SLICE_MANAGED_BY_LABEL: MANAGED_BY,
                 },
                 "annotations": {CONTENT: content},
+                "ownerReferences": owner.into_iter().collect::<Vec<_>>(),
             },
             "addressType": self.family, "ports": self.ports, "endpoints": self.endpoints,
         })

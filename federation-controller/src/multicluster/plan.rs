@@ -82,27 +82,29 @@ pub(super) fn add(plan: &mut Plan, inventory: &Inventory, key: &Key, address: Op
     let mut imports: Vec<(Arc<Import>, ImportOf, Arc<Shared<'_>>)> = Vec::new();
     for (cluster, shared) in importers {
         let Some(of) = plan.clusters.get_mut(&cluster.info.name) else { continue };
-        let mut has_slices = false;
+        let mut reachable = Vec::new();
         let mut beyond = Vec::new();
         for (source, slices) in &shared.sources {
             let own = source.info.name == cluster.info.name;
             let network = Some(cluster.network().clone()).filter(|network| !network.is_empty());
             let local = shared.merged.local || source.services().get(key).is_some_and(|service| service.node_local);
-            let reachable = match (own, network, local) {
+            let slices = match (own, network, local) {
                 (true, ..) => slices.get(&None),
                 (false, Some(network), false) => slices.get(&Some(network)),
                 _ => None,
             };
-            for slice in reachable.into_iter().flatten() {
-                has_slices = true;
-                let name = Key { namespace: key.namespace.clone(), name: slice.name.clone() };
-                of.slices.insert(name, slice.clone());
-            }
+            reachable.extend(slices.map(|slices| (&source.info.name, &slices[..])));
             let shares = own || (!cluster.network().is_empty() && cluster.network() == source.network());
             if !shares {
                 beyond.push(source);
             }
         }
+        slices::withdraw(inventory.leases(), &cluster.info.name, &mut reachable);
+        let has_slices = reachable.iter().any(|(_, slices)| !slices.is_empty());
+        of.slices.extend(reachable.into_iter().flat_map(|(_, slices)| slices).map(|slice| {
+            let name = Key { namespace: key.namespace.clone(), name: slice.name.clone() };
+            (name, slice.clone())
+        }));
         let beyond = beyond.iter().map(|source| (source.info.name.clone(), source.network().clone())).collect();
         let wanted = ImportOf { families: families(cluster), has_slices, beyond };
         // Most clusters have the same import.

@@ -17,6 +17,7 @@ use crate::objects::{Key, Text, fields};
 pub(super) struct PresentImport {
     /// Whether the controller has written it.
     pub(super) ours: bool,
+    pub(super) uid: Option<String>,
     pub(super) generation: i64,
     pub(super) clusters: Vec<String>,
     /// The condition `Ready`, as the API has it.
@@ -41,6 +42,7 @@ impl PresentImport {
         });
         PresentImport {
             ours: labels.get(MANAGED_BY_LABEL).is_some_and(|by| by == MANAGED_BY),
+            uid: import.metadata.uid,
             generation: import.metadata.generation.unwrap_or_default(),
             clusters,
             ready: ready.map(|ready| json!(ready)).unwrap_or_default(),
@@ -57,7 +59,8 @@ impl PresentImport {
 
     /// Returns whether another state of the object is the same, but for times and the writes of others.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        (self.ours, &self.content, &self.spec, &self.status) == (other.ours, &other.content, &other.spec, &other.status)
+        (self.ours, &self.uid, &self.content, &self.spec, &self.status)
+            == (other.ours, &other.uid, &other.content, &other.spec, &other.status)
     }
 
     /// Returns whether the status is this.
@@ -84,13 +87,20 @@ fn content(annotations: &Option<BTreeMap<String, String>>) -> Option<String> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PresentSlice {
     pub(super) source: String,
+    /// The digest of what the controller has written.
     pub(super) content: Option<String>,
+    /// The uid of the import that owns it.
+    pub(super) owner: Option<String>,
+    /// Changes when somebody else edits ports or endpoints.
+    pub(super) generation: i64,
 }
 
 impl PresentSlice {
     pub(super) fn of(metadata: &ObjectMeta) -> Self {
         let source = metadata.labels.as_ref().and_then(|of| of.get(SOURCE_CLUSTER_LABEL)).cloned().unwrap_or_default();
-        PresentSlice { source, content: content(&metadata.annotations) }
+        let owner = metadata.owner_references.iter().flatten().next().map(|owner| owner.uid.clone());
+        let generation = metadata.generation.unwrap_or_default();
+        PresentSlice { source, content: content(&metadata.annotations), owner, generation }
     }
 }
 

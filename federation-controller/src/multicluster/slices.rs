@@ -3,13 +3,16 @@
 //!
 //! A slice has endpoints of one cluster. It is written in the exporting cluster itself, and in the clusters of the same network,
 //! where the addresses are reachable. Other networks reach the endpoints through gateways, by sidecars, and have no slice.
+//! Where the lease of the exporting cluster is over, the others keep its slices as long as they are the last with a ready
+//! endpoint of a port.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::merge::Merged;
 use super::objects::{ImportedSlice, SliceConditions, SliceMember, SlicePort, digest};
 use crate::inventory::{ClusterInventory, Inventory};
+use crate::leases::Leases;
 use crate::objects::{DeclaredPort, Key, Slice, SliceEndpoint, Text, Transport};
 
 /// A slice with its name and digest.
@@ -22,6 +25,29 @@ pub(super) struct NamedSlice {
 
 /// The slices of one exporting cluster by the network in which they are reachable; under `None` those for the cluster itself.
 pub(super) type SourceSlices = BTreeMap<Option<Text>, Vec<Arc<NamedSlice>>>;
+
+/// The slices of an exporting cluster that are reachable in another one.
+pub(super) type Reachable<'a> = (&'a Text, &'a [Arc<NamedSlice>]);
+
+/// Removes the slices of clusters whose leases are over, unless they have the last ready endpoints of a port. Those of the
+/// importing cluster itself stay.
+pub(super) fn withdraw(leases: &Leases, importing: &Text, reachable: &mut Vec<Reachable<'_>>) {
+    if !leases.any_expired() {
+        return;
+    }
+    let is_over = |source: &Text| source != importing && leases.is_expired(source);
+    let live = reachable.iter().filter(|(source, _)| !is_over(source));
+    let live: HashSet<Offer> = live.flat_map(|(_, slices)| offers(slices)).collect();
+    reachable.retain(|(source, slices)| !is_over(source) || offers(slices).any(|offer| !live.contains(&offer)));
+}
+
+/// A port of which a slice has a ready endpoint: its name and the family of addresses.
+type Offer = (Text, &'static str);
+
+fn offers(slices: &[Arc<NamedSlice>]) -> impl Iterator<Item = Offer> {
+    let ready = slices.iter().filter(|of| of.slice.endpoints.iter().any(|endpoint| endpoint.conditions.ready));
+    ready.flat_map(|of| of.slice.ports.iter().map(|port| (port.name.clone(), of.slice.family)))
+}
 
 /// Returns the slices of one exporting cluster.
 pub(super) fn of_source(inventory: &Inventory, source: &ClusterInventory, key: &Key, merged: &Merged) -> SourceSlices {

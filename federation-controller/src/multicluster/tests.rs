@@ -14,6 +14,7 @@ use crate::objects::Text;
 
 const EXPORTS: &str = "/apis/multicluster.x-k8s.io/v1alpha1/serviceexports";
 const IMPORTS: &str = "/apis/multicluster.x-k8s.io/v1alpha1/serviceimports";
+const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 const SLICES_OF_SHOP: &str = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices";
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -98,8 +99,12 @@ async fn the_writer_writes_with_its_own_token_what_differs_and_no_more() {
     let export = || east.get(EXPORTS, "shop", "hello").unwrap_or_default();
     until("the status is written", || condition(&export(), "Ready") == "True/Exported").await;
     assert_eq!(condition(&export(), "Valid"), "True/Valid");
-    let slices = || east.writes().iter().filter(|write| write.contains(SLICES_OF_SHOP)).count();
-    until("the slice is written", || slices() == 1).await;
+    let slice_writes = || east.writes().iter().filter(|write| write.contains(SLICES_OF_SHOP)).count();
+    until("the slice is written", || slice_writes() == 1).await;
+    let name = exported().plan().clusters["east"].slices.keys().next().unwrap().name.clone();
+    let slice = || east.get(SLICES, "shop", &name).unwrap_or_default();
+    let is_owned = || slice()["metadata"]["ownerReferences"][0]["uid"] == import()["metadata"]["uid"];
+    assert!(is_owned(), "{}", slice()["metadata"]);
 
     // An equal plan writes nothing.
     let writes = east.writes().len();
@@ -110,6 +115,13 @@ async fn the_writer_writes_with_its_own_token_what_differs_and_no_more() {
     // What is deleted is written again.
     east.delete(IMPORTS, "shop", "hello");
     until("the import is back", || condition(&import(), "Ready") == "True/Ready").await;
+    until("the slice has the new owner", is_owned).await;
+
+    // What is edited is written again.
+    let mut edited = slice();
+    edited["endpoints"][0]["addresses"] = json!(["192.0.2.1"]);
+    east.put(SLICES, edited);
+    until("the address is back", || slice()["endpoints"][0]["addresses"][0] == "10.245.0.1").await;
 
     // While a cluster is unknown, nothing of it is deleted.
     let mut unknown = World::new().plan();

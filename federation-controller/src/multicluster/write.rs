@@ -23,7 +23,8 @@ const FIELD_MANAGER: &str = "isthmus-controller";
 pub(super) enum Write {
     Import(Key, Arc<Import>),
     ImportStatus(Key, Arc<Import>, Box<PresentImport>),
-    Slice(Key, Arc<NamedSlice>),
+    /// With the uid of the import that is to own the slice.
+    Slice(Key, Arc<NamedSlice>, Option<String>),
     DeleteImport(Key),
     DeleteSlice(Key),
     ExportStatus(Key, Box<ExportStatus>),
@@ -71,9 +72,10 @@ pub(super) async fn perform(client: &Client, write: Write) -> Result<Done, Troub
             write_status(client, key, &import, &present).await
         }
         Write::ImportStatus(key, import, present) => write_status(client, key, &import, &present).await,
-        Write::Slice(key, slice) => {
+        Write::Slice(key, slice, import) => {
             let api = Api::<DynamicObject>::namespaced_with(client.clone(), &key.namespace, &slice_resource());
-            let made = api.patch(&key.name, &apply, &Patch::Apply(slice.slice.to_json(&key, &slice.content))).await;
+            let object = slice.slice.to_json(&key, &slice.content, import.as_deref());
+            let made = api.patch(&key.name, &apply, &Patch::Apply(object)).await;
             let present = PresentSlice::of(&made.map_err(of)?.metadata);
             Ok(Done::Slice(key, present))
         }

@@ -52,6 +52,8 @@ pub(super) struct Writer {
     accepted: HashMap<Key, Accepted>,
     imports: Objects<PresentImport>,
     slices: Objects<PresentSlice>,
+    /// The generations of the slices that have what is wanted. What another generation has is not known.
+    generations: HashMap<Key, i64>,
 }
 
 /// An event of one of the two watches.
@@ -63,7 +65,8 @@ enum Watched {
 impl Writer {
     pub(super) fn new(cluster: Text, clusters: Clusters, plans: watch::Receiver<Arc<Plan>>) -> Self {
         let (imports, slices) = (Objects::default(), Objects::default());
-        Writer { cluster, clusters, plans, statuses: HashMap::new(), accepted: HashMap::new(), imports, slices }
+        let (statuses, accepted, generations) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Writer { cluster, clusters, plans, statuses, accepted, imports, slices, generations }
     }
 
     /// Writes until the controller stops.
@@ -170,7 +173,10 @@ impl Writer {
                 self.imports.known.insert(key.clone(), accepted.made.clone());
                 self.accepted.insert(key, *accepted);
             }
-            Done::Slice(key, slice) => drop(self.slices.known.insert(key, slice)),
+            Done::Slice(key, slice) => {
+                self.generations.insert(key.clone(), slice.generation);
+                self.slices.known.insert(key, slice);
+            }
             Done::NoImport(key) => {
                 self.imports.known.remove(&key);
                 self.accepted.remove(&key);
@@ -204,10 +210,28 @@ impl Writer {
             }
         }
         for (key, slice) in &wanted.slices {
-            if self.slices.known.get(key).is_none_or(|present| present.content.as_ref() != Some(&slice.content)) {
-                writes.push(Write::Slice(key.clone(), slice.clone()));
+            let import = Key { namespace: key.namespace.clone(), name: slice.slice.service.clone() };
+            let owner = match self.imports.known.get(&import) {
+                Some(present) if present.ours => present.uid.clone(),
+                Some(_) => None,
+                // It is written first.
+                None if wanted.imports.contains_key(&import) => continue,
+                None => None,
+            };
+            let has = |present: &PresentSlice, generation: i64| {
+                present.content.as_ref() == Some(&slice.content)
+                    && present.owner == owner
+                    && present.generation == generation
+            };
+            let is_present = self.slices.known.get(key).is_some_and(|present| {
+                // Of a controller before this one, the digest alone is known.
+                has(present, *self.generations.entry(key.clone()).or_insert(present.generation))
+            });
+            if !is_present {
+                writes.push(Write::Slice(key.clone(), slice.clone(), owner));
             }
         }
+        self.generations.retain(|key, _| wanted.slices.contains_key(key));
         let gone = self.imports.known.iter().filter(|(key, present)| {
             present.ours && !wanted.imports.contains_key(*key) && !present.clusters.iter().any(|of| is_unknown(of))
         });

@@ -49,6 +49,26 @@ fn sidecars_resolve_and_reach_names_in_clusterset_local_across_networks() {
         .unwrap_or_else(|import| panic!("{cluster}: {import}"));
     }
 
+    // EndpointSlices are owned by the import; one that somebody edits is written again.
+    let slices = || -> Vec<Value> {
+        let of_ratings = "multicluster.kubernetes.io/service-name=ratings";
+        let text = lab.kubectl("west", &["get", "endpointslices", "-l", of_ratings, "-o", "json"]).ok();
+        let list: Value = serde_json::from_str(&text).unwrap_or_default();
+        list["items"].as_array().cloned().unwrap_or_default()
+    };
+    let slice = slices().into_iter().next().expect("a slice of ratings");
+    let owner = &slice["metadata"]["ownerReferences"][0];
+    let import = get("west", "serviceimport", "ratings");
+    assert_eq!((&owner["kind"], &owner["uid"]), (&"ServiceImport".into(), &import["metadata"]["uid"]), "{owner}");
+    let of_slice = slice["metadata"]["name"].as_str().expect("a name");
+    let edit = r#"[{"op": "replace", "path": "/endpoints/0/addresses/0", "value": "192.0.2.1"}]"#;
+    lab.kubectl("west", &["patch", "endpointslice", of_slice, "--type=json", "-p", edit]).ok();
+    eventually(PATIENCE, || match slices() {
+        found if found.iter().any(|of| of["endpoints"] == slice["endpoints"]) => Ok(()),
+        found => Err(found),
+    })
+    .expect("the slice as it was");
+
     // Without the writer's account, everything works but the writes, and the status says so.
     lab.kubectl("central", &["-n", "isthmus-system", "delete", "serviceaccount", "isthmus-writer"]).ok();
     lab.kubectl("central", &["delete", "clusterrolebinding", "isthmus-writer"]).ok();

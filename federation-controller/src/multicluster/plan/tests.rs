@@ -1,10 +1,10 @@
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
 use super::*;
 use crate::inventory::Settings;
-use crate::objects::event::{Cluster, Event};
+use crate::objects::event::{Cluster, Event, Link};
 use crate::objects::{Export, FederationPolicy, Kind, Namespace, Object, Pod, Record, Service, Slice};
 
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(240, 240, 1, 2);
@@ -121,7 +121,7 @@ fn an_export_is_imported_in_every_cluster_with_the_namespace() {
         assert_eq!(import.ready.message.contains(beyond), cluster == "north", "{}", import.ready.message);
     }
     let slice = plan.clusters["west"].slices.values().next().unwrap();
-    let object = slice.slice.to_json(&Key::new("shop", &slice.name), &slice.content);
+    let object = slice.slice.to_json(&Key::new("shop", &slice.name), &slice.content, Some("7"));
     assert_eq!(
         object["metadata"]["labels"],
         json!({"multicluster.kubernetes.io/service-name": "hello", "multicluster.kubernetes.io/source-cluster": "east",
@@ -230,6 +230,39 @@ fn a_cluster_that_is_not_read_yet_is_unknown_and_one_with_a_controller_is_writte
     world.put::<Service>("west", controller);
     let plan = world.plan();
     assert!(plan.clusters["north"].written_by_itself && !plan.clusters["west"].written_by_itself);
+}
+
+#[test]
+fn slices_of_a_cluster_whose_lease_is_over_are_withdrawn_from_others_unless_they_are_the_last() {
+    let mut world = World::new();
+    for (cluster, ip) in [("west", "10.244.0.1"), ("east", "10.245.0.1")] {
+        world.service(cluster, json!({}));
+        world.pod(cluster, ip);
+        world.export(cluster, "2026-01-01T00:00:00Z", json!({}));
+    }
+    let sources = |world: &World, cluster: &str| -> Vec<Text> {
+        world.plan().clusters[cluster].slices.values().map(|of| of.slice.source.clone()).collect()
+    };
+    assert_eq!(sources(&world, "west"), ["east", "west"].map(Text::from));
+    let mut now = SystemTime::UNIX_EPOCH;
+    let mut link = |world: &mut World, link: Link| {
+        world.0.apply(Event::Link { cluster: "east".into(), link, since: now }, now);
+        for _ in 0..310 {
+            now += Duration::from_secs(1);
+            world.0.tick(now);
+        }
+    };
+    link(&mut world, Link::Connected);
+    link(&mut world, Link::Lost("refused".into()));
+    assert!(world.0.leases().is_expired("east"));
+    assert_eq!(sources(&world, "west"), [Text::from("west")]);
+    assert_eq!(sources(&world, "east"), ["east", "west"].map(Text::from), "its own pods keep it");
+    // A port that no other cluster has.
+    world.service("west", json!({"ports": [{"name": "tcp", "port": 42, "protocol": "TCP"}]}));
+    assert_eq!(sources(&world, "west"), ["east", "west"].map(Text::from));
+    world.service("west", json!({}));
+    link(&mut world, Link::Connected);
+    assert_eq!(sources(&world, "west"), ["east", "west"].map(Text::from));
 }
 
 #[test]
