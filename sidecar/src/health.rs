@@ -154,7 +154,6 @@ impl Row {
 mod tests {
     use super::*;
     use std::net::Ipv4Addr;
-    use tokio::net::TcpListener;
     use wire::discovery::{ExecProbe, TcpProbe};
 
     fn probe(check: Check) -> ReadinessProbe {
@@ -177,16 +176,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_answers_while_somebody_listens() {
-        // An address of its own: another test may take the port on a shared one as soon as it is free.
-        let own = Ipv4Addr::new(127, 0, 187, 1);
-        let listener = TcpListener::bind((own, 0)).await.unwrap();
+        let own = Ipv4Addr::LOCALHOST;
+        let listener = net::socket::bind((own, 0).into(), false).unwrap();
         let port = listener.local_addr().unwrap().port().into();
         let tcp = |host: &str| probe(Check::Tcp(TcpProbe { host: host.into(), port }));
-        for host in ["", "127.0.187.1"] {
+        assert!(checks(own).make(&tcp("")).await.is_err(), "the socket does not listen yet");
+        net::socket::open(&listener, 16).unwrap();
+        for host in ["", "127.0.0.1"] {
             assert_eq!(checks(own).make(&tcp(host)).await, Ok(()), "{host}");
         }
-        drop(listener);
-        assert!(checks(own).make(&tcp("")).await.is_err());
     }
 
     #[tokio::test]

@@ -63,8 +63,8 @@ async fn carries_megabytes_and_forwards_half_closes() {
 async fn spreads_over_endpoints_and_avoids_unreachable_ones() {
     let peers = Peers::new();
     let (a, b) = (peers.serve("a").await, peers.serve("b").await);
-    let unreachable = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let gateway = Gateway::start(WorkerSettings::default(), &[a, b, unreachable]);
+    let unreachable = net::socket::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
+    let gateway = Gateway::start(WorkerSettings::default(), &[a, b, unreachable.local_addr().unwrap()]);
     let mut connections = std::collections::BTreeMap::<String, usize>::new();
     for _ in 0..60 {
         let greeting =
@@ -126,8 +126,8 @@ async fn the_gateway_gives_up_before_its_client_does() {
 #[tokio::test]
 async fn a_service_without_reachable_endpoints_is_refused() {
     let peers = Peers::new();
-    let unreachable = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let gateway = Gateway::start(WorkerSettings::default(), &[unreachable]);
+    let unreachable = net::socket::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
+    let gateway = Gateway::start(WorkerSettings::default(), &[unreachable.local_addr().unwrap()]);
     let error = peers.greeting(gateway.address).await.unwrap_err();
     assert!(error.to_string().contains("InternalError"), "{error}");
     gateway.wait_for_ended(RATINGS, "connect_failed", 1).await;

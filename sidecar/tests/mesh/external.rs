@@ -378,11 +378,11 @@ async fn raw_authority(bytes: &'static [u8]) -> SocketAddr {
 async fn garbage_and_refused_connections_decide_nothing() {
     let (authority, _) = http_authority().await;
     let scene = Scene::new(authority, Protocol::Http, Some(by_http())).await;
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let closed = net::socket::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
     let huge: &'static [u8] =
         format!("HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n{}", "x".repeat(100_000)).leak().as_bytes();
     let servers = [
-        closed,
+        closed.local_addr().unwrap(),
         raw_authority(b"garbage\r\n\r\n").await,
         raw_authority(b"").await,
         raw_authority(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nshort").await,

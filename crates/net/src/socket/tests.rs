@@ -65,11 +65,8 @@ async fn accepted_connections_inherit_keep_alive() {
 
 #[tokio::test]
 async fn a_refused_connection_fails_at_once() {
-    // An address of its own: another test may take the port on a shared one as soon as it is free.
-    let listener = listen((Ipv4Addr::new(127, 0, 70, 1), 0).into(), &Listen::default()).unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
-    let error = connect(address, &Connect::default()).await.unwrap_err();
+    let closed = bind(local(), false).unwrap();
+    let error = connect(closed.local_addr().unwrap(), &Connect::default()).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
 }
 

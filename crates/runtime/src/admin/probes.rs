@@ -142,15 +142,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_tcp_probe_fails_if_nobody_listens() {
-        // An address of its own: another test may take the port on a shared one as soon as it is free.
-        let own = Ipv4Addr::new(127, 0, 149, 1);
-        let listener = TcpListener::bind((own, 0)).await.unwrap();
+        let listener = net::socket::bind((Ipv4Addr::LOCALHOST, 0).into(), false).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let json = serde_json::json!({"/app-health/db/readyz": {"tcpSocket": {"port": port}}});
-        let probes = Probes::from_json(&json.to_string(), own.into(), None).unwrap();
-        assert_eq!(status(&probes, "/app-health/db/readyz").await, Some(200));
-        drop(listener);
+        let probes = probes(&serde_json::json!({"/app-health/db/readyz": {"tcpSocket": {"port": port}}}));
         assert_eq!(status(&probes, "/app-health/db/readyz").await, Some(500));
+        net::socket::open(&listener, 16).unwrap();
+        assert_eq!(status(&probes, "/app-health/db/readyz").await, Some(200));
         assert_eq!(status(&probes, "/app-health/db/livez").await, None);
     }
 

@@ -131,7 +131,8 @@ async fn metrics_are_merged_with_the_applications() {
 
 #[tokio::test]
 async fn own_metrics_do_not_need_the_application() {
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let closed = net::socket::bind((Ipv4Addr::LOCALHOST, 0).into(), false).unwrap();
+    let closed = closed.local_addr().unwrap().port();
     let rig = rig(Application::from_annotations(&format!(r#"{{"scrape":"true","port":"{closed}"}}"#), None));
     let (status, merged) = request(rig.addresses[3], "GET", "/stats/prometheus").await;
     assert!(status == 200 && merged.contains("process_open_fds"), "{merged}");
