@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use api::export::{MANAGED_BY, MANAGED_BY_LABEL, SOURCE_CLUSTER_LABEL, ServiceImport};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition as ApiCondition;
+use kube::Resource as _;
 use kube::core::ObjectMeta;
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
@@ -98,7 +99,9 @@ pub(super) struct PresentSlice {
 impl PresentSlice {
     pub(super) fn of(metadata: &ObjectMeta) -> Self {
         let source = metadata.labels.as_ref().and_then(|of| of.get(SOURCE_CLUSTER_LABEL)).cloned().unwrap_or_default();
-        let owner = metadata.owner_references.iter().flatten().next().map(|owner| owner.uid.clone());
+        // Others may add owners of other kinds.
+        let mut owners = metadata.owner_references.iter().flatten();
+        let owner = owners.find(|owner| owner.kind == ServiceImport::kind(&())).map(|owner| owner.uid.clone());
         let generation = metadata.generation.unwrap_or_default();
         PresentSlice { source, content: content(&metadata.annotations), owner, generation }
     }

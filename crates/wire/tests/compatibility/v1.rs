@@ -1,4 +1,4 @@
-//! The messages of version 1. Every field of that version is set in at least one of them.
+//! The messages of version 1. Every field of that version is set in at least one of them; of alternatives, at least one is.
 
 #![allow(clippy::needless_update, reason = "fields that the protocol gains later are unset in these messages")]
 
